@@ -1,0 +1,146 @@
+// Package config is the one value that every role is built from. It comes from
+// environment variables only and is checked whole: every mistake is reported at once.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/caarlos0/env/v11"
+)
+
+// Config is all that a role can be told. The help tags are what `postamt config` prints.
+type Config struct {
+	HTTPAddress    string `env:"HTTP_ADDRESS" envDefault:":8080" help:"where the HTTP API listens"`
+	MetricsAddress string `env:"METRICS_ADDRESS" envDefault:":8081" help:"where /metrics and /debug/pprof/ listen; never route it to the outside"`
+
+	Kafka     Kafka     `envPrefix:"KAFKA_"`
+	Bootstrap Bootstrap `envPrefix:"BOOTSTRAP_"`
+	Topics    string    `env:"TOPICS_FILE" envDefault:"/etc/postamt/topics.yaml" help:"the topics that bootstrap makes exist"`
+	Limits    Limits    `envPrefix:"MAX_"`
+
+	RequestTimeout  time.Duration  `env:"REQUEST_TIMEOUT" envDefault:"30s" help:"bounds a request; a record not acknowledged by then is answered with 503"`
+	ReadTimeout     time.Duration  `env:"READ_TIMEOUT" envDefault:"30s" help:"how long a client may take to send one request whole"`
+	ProducerLinger  time.Duration  `env:"PRODUCER_LINGER" envDefault:"1ms" help:"how long records wait for others under load; a lone client never waits"`
+	Session         Session        `envPrefix:"SESSION_"`
+	StreamHeartbeat time.Duration  `env:"STREAM_HEARTBEAT" envDefault:"15s" help:"how often a quiet stream sends a comment"`
+	MonitorInterval time.Duration  `env:"MONITOR_INTERVAL" envDefault:"15s" help:"how often the monitor asks Kafka for every group's lag"`
+	HealthInterval  time.Duration  `env:"HEALTH_INTERVAL" envDefault:"5s" help:"how often the background checks of /health run"`
+	TrustedProxies  []netip.Prefix `env:"TRUSTED_PROXIES" envDefault:"127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7" help:"whose X-Forwarded-* headers are believed, as CIDRs"`
+	Shutdown        Shutdown       `envPrefix:"SHUTDOWN_"`
+
+	LogLevel  slog.Level `env:"LOG_LEVEL" envDefault:"INFO" help:"DEBUG, INFO, WARN or ERROR"`
+	LogFormat string     `env:"LOG_FORMAT" envDefault:"json" help:"json or text"`
+}
+
+// Kafka says where the cluster is.
+type Kafka struct {
+	BootstrapServers  []string `env:"BOOTSTRAP_SERVERS" envDefault:"localhost:9092" help:"host:port of one or more brokers, with commas between"`
+	ReplicationFactor int16    `env:"REPLICATION_FACTOR" envDefault:"1" help:"replicas of each topic that bootstrap makes"`
+}
+
+// Bootstrap configures the role that makes topics.
+type Bootstrap struct {
+	Deadline time.Duration `env:"TIMEOUT" envDefault:"2m" help:"how long bootstrap waits for Kafka and for its topics' leaders"`
+}
+
+// Limits protect a replica. Each has an error of its own that names its variable.
+type Limits struct {
+	BodyBytes     int64 `env:"BODY_BYTES" envDefault:"1048576" help:"body of a request that carries one record or settings (413)"`
+	BatchBytes    int64 `env:"BATCH_BYTES" envDefault:"16777216" help:"body of a request that carries many records (413)"`
+	Records       int   `env:"RECORDS" envDefault:"10000" help:"records in one produce request (422)"`
+	HeaderBytes   int   `env:"HEADER_BYTES" envDefault:"16384" help:"header of a request (431)"`
+	InFlightBytes int64 `env:"IN_FLIGHT_BYTES" envDefault:"67108864" help:"bodies of all produce requests that one replica works on (429)"`
+	Sessions      int   `env:"SESSIONS" envDefault:"1000" help:"pull sessions of one replica (429)"`
+	Streams       int   `env:"STREAMS" envDefault:"1000" help:"streams of one replica (429)"`
+}
+
+// Session configures pull sessions.
+type Session struct {
+	IdleTimeout time.Duration `env:"IDLE_TIMEOUT" envDefault:"5m" help:"a pull session that nobody has asked for so long is removed"`
+	MaxWait     time.Duration `env:"MAX_WAIT" envDefault:"30s" help:"longest wait of one read for records"`
+	MaxBytes    int64         `env:"MAX_BYTES" envDefault:"67108864" help:"keys, values and headers in the answer of one read"`
+}
+
+// Shutdown configures what happens after SIGTERM.
+type Shutdown struct {
+	ListenGrace time.Duration `env:"LISTEN_GRACE" envDefault:"5s" help:"after SIGTERM: how long requests are still taken while /health says 503, so that the proxy can turn away"`
+	Timeout     time.Duration `env:"TIMEOUT" envDefault:"20s" help:"after that: how long requests in flight and the producer may take to end"`
+}
+
+// Load reads the Config from environment variables and checks it. Its error has one line
+// for each mistake.
+func Load(environ map[string]string) (Config, error) {
+	cfg, err := env.ParseAsWithOptions[Config](env.Options{Environment: environ})
+	if agg := (env.AggregateError{}); errors.As(err, &agg) {
+		err = errors.Join(explain(agg.Errors)...)
+	}
+	// A field that could not be parsed is zero: what check would say of it is noise.
+	if err != nil {
+		return cfg, err
+	}
+	return cfg, cfg.check()
+}
+
+// explain names the variable where env names the field of the struct.
+func explain(errs []error) []error {
+	var fields Config
+	names := make(map[string]string)
+	for _, v := range fields.variables() {
+		names[v.field] = v.Name
+	}
+	for i, err := range errs {
+		if pe := (env.ParseError{}); errors.As(err, &pe) {
+			errs[i] = fmt.Errorf("%s: %w", names[pe.Name], pe.Err)
+		}
+	}
+	return errs
+}
+
+func (c *Config) check() error {
+	var errs []error
+	require := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	for name, address := range map[string]string{"HTTP_ADDRESS": c.HTTPAddress, "METRICS_ADDRESS": c.MetricsAddress} {
+		_, _, err := net.SplitHostPort(address)
+		require(err == nil, "%s is %q; it must be host:port or :port", name, address)
+	}
+	require(len(c.Kafka.BootstrapServers) > 0, "KAFKA_BOOTSTRAP_SERVERS is empty; it must be host:port, with commas between several")
+	for _, server := range c.Kafka.BootstrapServers {
+		host, port, err := net.SplitHostPort(strings.TrimSpace(server))
+		require(err == nil && host != "" && port != "", "KAFKA_BOOTSTRAP_SERVERS has %q; it must be host:port, with commas between several", server)
+	}
+	require(c.Kafka.ReplicationFactor >= 1, "KAFKA_REPLICATION_FACTOR is %d; it must be at least 1", c.Kafka.ReplicationFactor)
+	require(c.LogFormat == "json" || c.LogFormat == "text", "LOG_FORMAT is %q; it must be json or text", c.LogFormat)
+	require(c.ProducerLinger >= 0 && c.ProducerLinger <= time.Second, "PRODUCER_LINGER is %v; it must be between 0s and 1s", c.ProducerLinger)
+	require(c.RequestTimeout >= time.Second, "REQUEST_TIMEOUT is %v; it must be at least 1s", c.RequestTimeout)
+	require(c.Limits.BatchBytes >= c.Limits.BodyBytes, "MAX_BATCH_BYTES is %d; it must not be below MAX_BODY_BYTES, %d", c.Limits.BatchBytes, c.Limits.BodyBytes)
+	require(c.Limits.InFlightBytes >= c.Limits.BatchBytes, "MAX_IN_FLIGHT_BYTES is %d; it must not be below MAX_BATCH_BYTES, %d", c.Limits.InFlightBytes, c.Limits.BatchBytes)
+	require(c.Limits.BatchBytes <= maxBatchBytes, "MAX_BATCH_BYTES is %d; it must be at most %d", c.Limits.BatchBytes, maxBatchBytes)
+	require(c.Shutdown.ListenGrace >= 0, "SHUTDOWN_LISTEN_GRACE is %v; it must not be negative", c.Shutdown.ListenGrace)
+	for name, n := range map[string]int64{
+		"MAX_BODY_BYTES": c.Limits.BodyBytes, "MAX_RECORDS": int64(c.Limits.Records), "MAX_HEADER_BYTES": int64(c.Limits.HeaderBytes),
+		"MAX_SESSIONS": int64(c.Limits.Sessions), "MAX_STREAMS": int64(c.Limits.Streams), "SESSION_MAX_BYTES": c.Session.MaxBytes,
+	} {
+		require(n > 0, "%s is %d; it must be positive", name, n)
+	}
+	for name, d := range map[string]time.Duration{
+		"READ_TIMEOUT": c.ReadTimeout, "BOOTSTRAP_TIMEOUT": c.Bootstrap.Deadline, "SESSION_IDLE_TIMEOUT": c.Session.IdleTimeout,
+		"SESSION_MAX_WAIT": c.Session.MaxWait, "STREAM_HEARTBEAT": c.StreamHeartbeat, "MONITOR_INTERVAL": c.MonitorInterval,
+		"HEALTH_INTERVAL": c.HealthInterval, "SHUTDOWN_TIMEOUT": c.Shutdown.Timeout,
+	} {
+		require(d > 0, "%s is %v; it must be positive", name, d)
+	}
+	return errors.Join(errs...)
+}
+
+// maxBatchBytes keeps a batch below librdkafka's own limit of a message, 1,000,000,000 bytes.
+const maxBatchBytes = 512 << 20

@@ -1,0 +1,80 @@
+package config
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestDefaultsAreValid(t *testing.T) {
+	cfg, err := Load(nil)
+	if err != nil {
+		t.Fatalf("Load of an empty environment: %v", err)
+	}
+	if cfg.HTTPAddress != ":8080" || cfg.RequestTimeout != 30*time.Second || cfg.Limits.BodyBytes != 1<<20 {
+		t.Errorf("defaults are not those of the tags: %+v", cfg)
+	}
+}
+
+func TestEveryMistakeIsReportedAtOnce(t *testing.T) {
+	for name, tc := range map[string]struct {
+		environ map[string]string
+		want    []string
+	}{
+		"unreadable values": {
+			map[string]string{"REQUEST_TIMEOUT": "soon", "MAX_RECORDS": "many", "LOG_LEVEL": "LOUD", "TRUSTED_PROXIES": "everyone"},
+			[]string{"REQUEST_TIMEOUT: ", "MAX_RECORDS: ", "LOG_LEVEL: ", "TRUSTED_PROXIES: "},
+		},
+		"values out of range": {
+			map[string]string{"HTTP_ADDRESS": "8080", "KAFKA_BOOTSTRAP_SERVERS": "kafka", "LOG_FORMAT": "xml", "MAX_RECORDS": "0", "MAX_BATCH_BYTES": "1", "SHUTDOWN_TIMEOUT": "0s"},
+			[]string{
+				`HTTP_ADDRESS is "8080"; it must be host:port`, `KAFKA_BOOTSTRAP_SERVERS has "kafka"`, `LOG_FORMAT is "xml"; it must be json or text`,
+				"MAX_RECORDS is 0; it must be positive", "MAX_BATCH_BYTES is 1; it must not be below MAX_BODY_BYTES, 1048576", "SHUTDOWN_TIMEOUT is 0s; it must be positive",
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Load(tc.environ)
+			if err == nil {
+				t.Fatal("Load accepted it")
+			}
+			for _, want := range tc.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("the error lacks %q:\n%v", want, err)
+				}
+			}
+			if got := strings.Count(err.Error(), "\n") + 1; got != len(tc.want) {
+				t.Errorf("%d mistakes reported, want %d:\n%v", got, len(tc.want), err)
+			}
+		})
+	}
+}
+
+func TestTableHasEveryVariableWithItsValue(t *testing.T) {
+	cfg, err := Load(map[string]string{"KAFKA_BOOTSTRAP_SERVERS": "a:1,b:2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	if err := cfg.WriteTable(&b); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(b.String(), "a:1,b:2") {
+		t.Errorf("the value in force is not in the table:\n%s", b.String())
+	}
+	fields := make(map[string]string)
+	for _, v := range cfg.variables() {
+		// The library's parse errors name the field alone: explain needs it to be unique.
+		if other, taken := fields[v.field]; taken {
+			t.Errorf("%s and %s are both the field %s", other, v.Name, v.field)
+		}
+		fields[v.field] = v.Name
+		if v.Name == "" || v.Help == "" || v.Default == "" {
+			t.Errorf("%s (%q) lacks a name, a default or an explanation", v.field, v.Name)
+		}
+	}
+	if got := format(reflect.ValueOf(Secret("x"))); got != "[redacted]" {
+		t.Errorf("a secret prints as %q", got)
+	}
+}

@@ -1,0 +1,280 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	ckafka "github.com/confluentinc/confluent-kafka-go/v2/kafka"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"postamt/sidecar/internal/event"
+)
+
+// ProducerOptions configure a Producer.
+type ProducerOptions struct {
+	Servers []string
+	// Linger is how long records wait for others while many requests are in flight.
+	Linger time.Duration
+	// Timeout is how long a record may wait for its acknowledgement before it is given up.
+	Timeout time.Duration
+	// MaxRecordBytes is the largest record that is handed to Kafka at all: the topic's
+	// max.message.bytes, which Kafka checks, is lower.
+	MaxRecordBytes int64
+}
+
+// busyRequests is how many requests may be in flight before records are made to wait for
+// one another. Up to here every record leaves at once, which spares a lone client the
+// linger; above, batches spare Kafka a request for every record.
+const busyRequests = 2
+
+// Producer writes records with librdkafka: idempotent, acknowledged by every in-sync
+// replica. It has two handles, one that sends at once and one that lingers; a request stays
+// with the one that it began with, so that its records keep their order. A handle that
+// fails for good is made anew. It is safe for concurrent use.
+type Producer struct {
+	opts    ProducerOptions
+	log     *slog.Logger
+	metrics *producerMetrics
+
+	requests atomic.Int64 // in flight
+	quick    atomic.Pointer[handle]
+	batching atomic.Pointer[handle]
+
+	mu      sync.Mutex // held to replace a handle
+	closing bool
+	workers sync.WaitGroup
+}
+
+// handle is one librdkafka producer and the goroutine that reads its events.
+type handle struct {
+	name   string
+	linger time.Duration
+	p      *ckafka.Producer
+	failed atomic.Bool // for good: librdkafka takes no more records
+}
+
+// NewProducer connects in the background: Kafka need not be there yet.
+func NewProducer(opts ProducerOptions, log *slog.Logger, reg prometheus.Registerer) (*Producer, error) {
+	p := &Producer{opts: opts, log: log, metrics: newProducerMetrics(reg)}
+	for name, linger := range map[string]time.Duration{"quick": 0, "batching": opts.Linger} {
+		h, err := p.open(name, linger)
+		if err != nil {
+			p.Close(context.Background())
+			return nil, err
+		}
+		p.slot(name).Store(h)
+	}
+	return p, nil
+}
+
+func (p *Producer) slot(name string) *atomic.Pointer[handle] {
+	if name == "quick" {
+		return &p.quick
+	}
+	return &p.batching
+}
+
+func (p *Producer) open(name string, linger time.Duration) (*handle, error) {
+	client, err := ckafka.NewProducer(&ckafka.ConfigMap{
+		"bootstrap.servers":  strings.Join(p.opts.Servers, ","),
+		"client.id":          "postamt-" + name,
+		"enable.idempotence": true,             // implies acks=all, and retries that keep the order
+		"partitioner":        "murmur2_random", // keys land where Java clients put them
+		"linger.ms":          float64(linger.Microseconds()) / 1000,
+		"message.timeout.ms": int(p.opts.Timeout.Milliseconds()),
+		// One record may be this large; a batch of several stays below the default of
+		// max.message.bytes, 1,048,588, else small records would be refused with large ones.
+		"message.max.bytes": int(p.opts.MaxRecordBytes),
+		"batch.size":        1_000_000,
+		// What waits is bounded by MAX_IN_FLIGHT_BYTES before it gets here.
+		"queue.buffering.max.messages": 10_000_000,
+		"queue.buffering.max.kbytes":   2_097_151,
+		// A topic is handed over only after metadata showed it, so that a wait of
+		// librdkafka's own for one that has just been made, or deleted, can be short.
+		"topic.metadata.propagation.max.ms":  5000,
+		"topic.metadata.refresh.interval.ms": 60_000,
+		"reconnect.backoff.max.ms":           1000,
+		"socket.connection.setup.timeout.ms": 5000,
+		"statistics.interval.ms":             int(statisticsInterval.Milliseconds()),
+		"go.delivery.report.fields":          "none", // partition and offset come all the same
+		"go.logs.channel.enable":             true,
+		"log.connection.close":               false,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make the %s producer: %w", name, err)
+	}
+	h := &handle{name: name, linger: linger, p: client}
+	p.workers.Go(func() { p.watch(h) })
+	p.workers.Go(func() { p.forwardLogs(h) })
+	return h, nil
+}
+
+// watch reads a handle's events until its Close closes the channel.
+func (p *Producer) watch(h *handle) {
+	for ev := range h.p.Events() {
+		switch ev := ev.(type) {
+		case *ckafka.Stats:
+			p.metrics.observe(h.name, ev.String())
+		case ckafka.Error:
+			if ev.IsFatal() {
+				p.replace(h, ev)
+			}
+		}
+	}
+}
+
+// forwardLogs writes librdkafka's log lines into ours until Close closes the channel. They
+// are the library's words about single connections: what matters of them shows in /health.
+func (p *Producer) forwardLogs(h *handle) {
+	for line := range h.p.Logs() {
+		p.log.Debug("librdkafka", "client", h.name, "facility", line.Tag, "text", line.Message)
+	}
+}
+
+// replace makes a new handle for one that failed for good, as an idempotent producer does
+// when Kafka has lost its sequence. What the old one still holds is reported as failed.
+func (p *Producer) replace(h *handle, cause error) {
+	if !h.failed.CompareAndSwap(false, true) {
+		return
+	}
+	p.workers.Go(func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.closing || p.slot(h.name).Load() != h {
+			return
+		}
+		p.log.Error("the producer failed for good and is made anew", "client", h.name, "error", cause)
+		p.metrics.remakes.Inc()
+		next, err := p.open(h.name, h.linger)
+		if err != nil { // the same settings made the first one: memory or handles are short
+			p.log.Error("make the producer anew", "client", h.name, "error", err)
+			h.failed.Store(false) // the next fatal error tries again
+			return
+		}
+		p.slot(h.name).Store(next)
+		_ = h.p.Purge(ckafka.PurgeInFlight | ckafka.PurgeQueue)
+		h.p.Flush(1000) // hands out the reports of what was purged
+		h.p.Close()
+	})
+}
+
+// Check fails while a handle is being made anew.
+func (p *Producer) Check(context.Context) error {
+	for _, h := range []*handle{p.quick.Load(), p.batching.Load()} {
+		if h.failed.Load() {
+			return errors.New("the producer is being made anew after a fatal error")
+		}
+	}
+	return nil
+}
+
+// Produce hands the records to Kafka in their order and returns, in the same order, what
+// became of each. A place means that every in-sync replica has the record. An error of kind
+// Unavailable says whether it may be stored all the same.
+//
+// When ctx ends before the last acknowledgement, what is still open is reported as
+// Unavailable; librdkafka goes on trying for the rest of its timeout.
+func (p *Producer) Produce(ctx context.Context, records []event.Record) []event.Result {
+	const op = "kafka.Produce"
+	h := p.quick.Load()
+	if p.requests.Add(1) > busyRequests {
+		h = p.batching.Load()
+	}
+	defer p.requests.Add(-1)
+
+	start := time.Now()
+	results := make([]event.Result, len(records))
+	// The channel holds a report of each record, so that librdkafka's poller never waits
+	// for us, even when this call has given up.
+	reports := make(chan ckafka.Event, len(records))
+	open := 0
+	for i := range records {
+		r := &records[i]
+		if r.Timestamp.IsZero() {
+			r.Timestamp = start
+		}
+		r.Timestamp = r.Timestamp.Truncate(time.Millisecond)
+		err := h.p.Produce(message(r, i), reports)
+		if err != nil {
+			results[i].Err = p.failed(h, err)
+			continue
+		}
+		results[i].Err = errOpen
+		open++
+	}
+	for open > 0 {
+		select {
+		case ev := <-reports:
+			m := ev.(*ckafka.Message)
+			i := m.Opaque.(int)
+			if err := m.TopicPartition.Error; err != nil {
+				results[i].Err = p.failed(h, err)
+			} else {
+				results[i] = event.Result{Place: event.Place{
+					Topic: records[i].Topic, Partition: m.TopicPartition.Partition,
+					Offset: int64(m.TopicPartition.Offset), Timestamp: records[i].Timestamp,
+				}}
+			}
+			open--
+		case <-ctx.Done():
+			for i := range results {
+				if results[i].Err == errOpen { //nolint:errorlint // the very value that was put there
+					results[i].Err = &event.Error{Kind: event.Unavailable, Code: codeUnavailable, Op: op, Msg: msgMaybe, Err: ctx.Err()}
+				}
+			}
+			open = 0
+		}
+	}
+	p.metrics.done(records, results, time.Since(start))
+	return results
+}
+
+// errOpen marks a record whose report is still to come.
+var errOpen = errors.New("no report yet")
+
+// failed maps an error of one record, and notices the fatal ones.
+func (p *Producer) failed(h *handle, err error) error {
+	if ce := (ckafka.Error{}); errors.As(err, &ce) && (ce.IsFatal() || ce.Code() == ckafka.ErrFatal) {
+		p.replace(h, err)
+	}
+	return wrap("kafka.Produce", err)
+}
+
+func message(r *event.Record, index int) *ckafka.Message {
+	m := &ckafka.Message{
+		TopicPartition: ckafka.TopicPartition{Topic: &r.Topic, Partition: r.Partition},
+		Key:            r.Key, Value: r.Value, Timestamp: r.Timestamp, Opaque: index,
+	}
+	for _, h := range r.Headers {
+		m.Headers = append(m.Headers, ckafka.Header{Key: h.Key, Value: h.Value})
+	}
+	return m
+}
+
+// Close gives what is in flight until ctx ends, then closes both handles. No Produce may be
+// running or begin.
+func (p *Producer) Close(ctx context.Context) {
+	p.mu.Lock()
+	p.closing = true
+	p.mu.Unlock()
+	var closing sync.WaitGroup
+	for _, h := range []*handle{p.quick.Load(), p.batching.Load()} {
+		if h == nil {
+			continue
+		}
+		closing.Go(func() {
+			for h.p.Flush(100) > 0 && ctx.Err() == nil {
+				continue
+			}
+			h.p.Close()
+		})
+	}
+	closing.Wait()
+	p.workers.Wait()
+}

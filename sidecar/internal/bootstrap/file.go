@@ -168,13 +168,15 @@ func (p *parser) mapping(n *yaml.Node, what string, known ...string) []entry {
 			p.mistake(n.Line, "%s merges (<<) mappings more than 8 deep", what)
 			return
 		}
-		var merges []*yaml.Node
+		var merge *yaml.Node
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			key, value := follow(n.Content[i]), n.Content[i+1]
 			line, before := seen[key.Value]
 			switch {
+			case key.ShortTag() == "!!merge" && merge != nil:
+				p.mistake(key.Line, "%s has << twice; merge one mapping", what) // more would multiply, level by level
 			case key.ShortTag() == "!!merge":
-				merges = append(merges, value)
+				merge = value
 			case key.Kind != yaml.ScalarNode || key.ShortTag() == "!!null":
 				p.mistake(key.Line, "%s has a key that is %s; keys are plain words", what, kindOf(key))
 			case before && merged == 0:
@@ -187,8 +189,8 @@ func (p *parser) mapping(n *yaml.Node, what string, known ...string) []entry {
 				entries = append(entries, entry{key.Value, key.Line, follow(value)})
 			}
 		}
-		for _, m := range merges {
-			walk(m, merged+1)
+		if merge != nil {
+			walk(merge, merged+1)
 		}
 	}
 	walk(n, 0)

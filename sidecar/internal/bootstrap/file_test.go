@@ -171,6 +171,7 @@ func TestParseRefusesWhatIsNoDeclaration(t *testing.T) {
 		"environments of one word":  {"environments: test", "environments must be a list such as [test, prod], not \"test\""},
 		"a key that is a list":      {"topics: {[a]: 1}", "topics has a key that is a list"},
 		"a mapping within itself":   {"topics: &t {<<: *t, a: {partitions: 1}}", "more than 8 deep"},
+		"mappings merged for ever":  {"topics: &t {<<: *t, <<: *t, <<: *t, <<: *t, <<: *t, <<: *t, <<: *t, <<: *t, <<: *t, <<: *t, <<: *t, <<: *t}", "topics has << twice"},
 		"two topics of one name":    {"environments: [test]\nevents: {a: {partitions: 1}}\ntopics: {test.a: {partitions: 1}}", "t:3: topic test.a is declared twice; see line 2"},
 		"names that read as one":    {"environments: [test]\nevents: {a: {partitions: 1}}\ntopics: {test_a: {partitions: 1}}", "t:3: topics test.a and test_a are one name"},
 		"a name that reads as ours": {"topics: {_postamt_sessions: {partitions: 1}}", "topics _postamt.sessions and _postamt_sessions are one name"},

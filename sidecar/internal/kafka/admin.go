@@ -295,7 +295,9 @@ func (a *Admin) describeConsumer(ctx context.Context, groups map[string]*event.G
 			for _, m := range d.Members {
 				subscribe(g, m.SubscribedTopics)
 				for _, t := range m.Assignment.TopicPartitions {
-					assign(g, t.Topic, t.Partitions)
+					if t.Topic != "" { // kfake gives ids only
+						assign(g, t.Topic, t.Partitions)
+					}
 				}
 			}
 		}

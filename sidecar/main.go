@@ -1,4 +1,25 @@
-// Command postamt is the sidecar: every role of it is a subcommand.
+// Command postamt is the sidecar of a Kafka cluster: HTTP in, HTTP out, topics and lag.
+// Each role is a subcommand; settings come from the environment.
 package main
 
-func main() {}
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/caarlos0/env/v11"
+
+	"postamt/sidecar/internal/app"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := app.Main(ctx, os.Args[1:], env.ToMap(os.Environ()), os.Stdout, os.Stderr)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "postamt:", err)
+		os.Exit(1)
+	}
+}

@@ -48,6 +48,7 @@ type Admin interface {
 // Options say what to do.
 type Options struct {
 	File              string        // the topics file
+	Topics            []byte        // its content, instead of File
 	ReplicationFactor int           // of topics that do not say
 	Timeout           time.Duration // for all of it, the wait for Kafka first
 	PlanOnly          bool          // write to Out what would change, and change nothing
@@ -74,7 +75,7 @@ const (
 // Kafka, and ends when every partition of every declared topic has a leader. The file is read
 // first: a mistake in it is reported at once.
 func Run(ctx context.Context, admin Admin, o Options) error {
-	topics, err := load(o.File)
+	topics, err := load(o)
 	if err != nil {
 		return err
 	}
@@ -99,7 +100,11 @@ func Run(ctx context.Context, admin Admin, o Options) error {
 	return nil
 }
 
-func load(file string) ([]Topic, error) {
+func load(o Options) ([]Topic, error) {
+	if o.Topics != nil {
+		return Parse("topics.yaml", o.Topics)
+	}
+	file := o.File
 	data, err := os.ReadFile(file) //nolint:gosec // the operator says which file
 	if info, statErr := os.Stat(file); statErr == nil && info.IsDir() {
 		return nil, fmt.Errorf("%s is a directory: Docker makes one where a file that does not exist is mounted", file)

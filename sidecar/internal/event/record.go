@@ -79,3 +79,12 @@ func Own(topic string) bool {
 
 // OwnGroup tells whether a consumer group is one of Postamt's own.
 func OwnGroup(group string) bool { return strings.HasPrefix(group, "postamt.") }
+
+// Commit is what a consumer group stores of a partition.
+type Commit struct {
+	Offset   int64 // of the next record to read
+	Metadata string
+}
+
+// Bounds is what a partition holds: from Beginning up to, and without, End.
+type Bounds struct{ Beginning, End int64 }

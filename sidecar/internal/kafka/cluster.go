@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -99,7 +100,9 @@ func (c *Cluster) fresh(ctx context.Context, topic string) (kmsg.MetadataRespons
 			if t.Topic == nil || *t.Topic != topic {
 				continue
 			}
-			if err := kerr.ErrorForCode(t.ErrorCode); err != nil {
+			if err := kerr.ErrorForCode(t.ErrorCode); errors.Is(err, kerr.UnknownTopicOrPartition) {
+				return nil, topicNotFound(op, topic)
+			} else if err != nil {
 				return nil, wrap(op, err)
 			}
 			c.mu.Lock()
@@ -193,35 +196,16 @@ func (c *Cluster) Topic(ctx context.Context, name string) (event.Topic, error) {
 }
 
 // Offsets tells a partition's first offset and the offset that its next record will have.
-func (c *Cluster) Offsets(ctx context.Context, tp event.TopicPartition) (beginning, end int64, err error) {
-	const op = "kafka.Offsets"
-	n, err := c.Partitions(ctx, tp.Topic)
+func (c *Cluster) Offsets(ctx context.Context, tp event.TopicPartition) (event.Bounds, error) {
+	all, err := c.Bounds(ctx, tp.Topic)
 	if err != nil {
-		return 0, 0, err
+		return event.Bounds{}, err
 	}
-	if tp.Partition < 0 || int(tp.Partition) >= n {
-		return 0, 0, partitionNotFound(op, tp, n)
+	bounds, ok := all[tp.Partition]
+	if !ok {
+		return event.Bounds{}, partitionNotFound("kafka.Offsets", tp, len(all))
 	}
-	ctx, cancel := context.WithTimeout(ctx, metadataTimeout)
-	defer cancel()
-	for _, side := range []struct {
-		list func(context.Context, ...string) (kadm.ListedOffsets, error)
-		into *int64
-	}{{c.admin.ListStartOffsets, &beginning}, {c.admin.ListEndOffsets, &end}} {
-		listed, err := side.list(ctx, tp.Topic)
-		if err != nil {
-			return 0, 0, wrap(op, err)
-		}
-		o, ok := listed.Lookup(tp.Topic, tp.Partition)
-		if !ok {
-			return 0, 0, partitionNotFound(op, tp, n)
-		}
-		if o.Err != nil {
-			return 0, 0, wrap(op, o.Err)
-		}
-		*side.into = o.Offset
-	}
-	return beginning, end, nil
+	return bounds, nil
 }
 
 func topicNotFound(op, topic string) error {

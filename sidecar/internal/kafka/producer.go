@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -86,7 +87,7 @@ func (p *Producer) open(name string, linger time.Duration) (*handle, error) {
 		"client.id":          "postamt-" + name,
 		"enable.idempotence": true,             // implies acks=all, and retries that keep the order
 		"partitioner":        "murmur2_random", // keys land where Java clients put them
-		"linger.ms":          float64(linger.Microseconds()) / 1000,
+		"linger.ms":          strconv.FormatFloat(linger.Seconds()*1000, 'f', -1, 64),
 		"message.timeout.ms": int(p.opts.Timeout.Milliseconds()),
 		// One record may be this large; a batch of several stays below the default of
 		// max.message.bytes, 1,048,588, else small records would be refused with large ones.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -177,15 +178,33 @@ func unmarshal(body []byte, into any) error {
 	err := json.Unmarshal(body, into)
 	var syntax *json.SyntaxError
 	var shape *json.UnmarshalTypeError
+	var already *event.Error
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &already):
+		return already
 	case errors.As(err, &shape):
-		return event.Errorf(event.Unprocessable, 0, op, "%s is a JSON %s; it must be a %s", orBody(shape.Field), shape.Value, shape.Type)
+		return event.Errorf(event.Unprocessable, 0, op, "%s is a JSON %s; it must be %s", orBody(shape.Field), shape.Value, jsonType(shape.Type))
 	case errors.As(err, &syntax):
 		return event.Errorf(event.Invalid, 0, op, "the body is not JSON at byte %d: %v", syntax.Offset, err)
 	}
 	return event.Errorf(event.Invalid, 0, op, "the body is not JSON: %v", err)
+}
+
+// jsonType names what JSON calls a Go type.
+func jsonType(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Struct, reflect.Map:
+		return "an object"
+	case reflect.Slice:
+		return "an array"
+	case reflect.String:
+		return "a string"
+	case reflect.Bool:
+		return "a boolean"
+	}
+	return "a whole number of " + strconv.Itoa(t.Bits()) + " bits"
 }
 
 func orBody(field string) string {

@@ -1,0 +1,216 @@
+// Package app builds a role from its Config, runs its parts and stops them in order.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+
+	"postamt/sidecar/internal/config"
+	"postamt/sidecar/internal/event"
+	"postamt/sidecar/internal/health"
+	"postamt/sidecar/internal/httpapi"
+	"postamt/sidecar/internal/kafka"
+	"postamt/sidecar/internal/lag"
+	"postamt/sidecar/internal/session"
+	"postamt/sidecar/internal/stream"
+)
+
+// Version is what this binary calls itself.
+const Version = "0.1.0"
+
+// Role is what a process does.
+type Role string
+
+const (
+	Producer Role = "producer"
+	Consumer Role = "consumer"
+	Monitor  Role = "monitor"
+	Dev      Role = "dev" // all of them
+)
+
+func (r Role) is(role Role) bool { return r == role || r == Dev }
+
+// worker is a part that runs in the background until its context ends.
+type worker func(context.Context) error
+
+// Run serves a role until ctx is canceled or a part fails. It stops in this order: /health
+// turns 503 while requests are still taken, so that the proxy turns away; requests in
+// flight end; background work ends; the producer gives what it holds; the clients close.
+// ready, if not nil, is told the two addresses once they are bound.
+func Run(ctx context.Context, role Role, cfg config.Config, log *slog.Logger, ready func(api, metrics net.Addr)) error {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(role))
+
+	client, err := kafka.NewClient(cfg.Kafka.BootstrapServers)
+	if err != nil {
+		return fmt.Errorf("make the Kafka client: %w", err)
+	}
+	defer client.Close()
+	cluster := kafka.NewCluster(client)
+	checks := []health.Check{{Name: "kafka", Run: cluster.Refresh}}
+	parts := httpapi.Parts{Topics: cluster}
+	var workers []worker
+
+	if role.is(Producer) {
+		producer, err := kafka.NewProducer(kafka.ProducerOptions{
+			Servers: cfg.Kafka.BootstrapServers, Linger: cfg.ProducerLinger,
+			// Kafka's last word comes before the request's deadline.
+			Timeout:        cfg.RequestTimeout - cfg.RequestTimeout/10,
+			MaxRecordBytes: cfg.Limits.BatchBytes + recordOverheadBytes,
+		}, log, reg)
+		if err != nil {
+			return err
+		}
+		defer func() {
+			flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.Shutdown.Timeout)
+			defer cancel()
+			producer.Close(flush)
+		}()
+		parts.Producer = producer
+		checks = append(checks, health.Check{Name: "producer", Run: producer.Check, Blocks: true})
+	}
+	if role.is(Consumer) {
+		parts.Sessions = session.NewManager(func(j session.Join) (session.Consumer, error) {
+			return kafka.OpenGroup(cfg.Kafka.BootstrapServers, kafka.GroupOptions(j))
+		}, cfg.Limits.Sessions, cfg.Session.IdleTimeout)
+		parts.Streams = &stream.Opener{Kafka: cluster, Source: func(topic string, from map[int32]int64) (stream.Source, error) {
+			return kafka.OpenPartitions(cfg.Kafka.BootstrapServers, topic, from)
+		}}
+		workers = append(workers, parts.Sessions.Run)
+	}
+	if role.is(Monitor) {
+		collector := lag.New(kafka.NewAdmin(client), lag.Options{Interval: cfg.MonitorInterval, Log: log})
+		reg.MustRegister(collector)
+		parts.Lag = func(group string) (any, error) { return lagOf(collector, group) }
+		workers = append(workers, collector.Run)
+	}
+	parts.Health = health.New(string(role), Version, cfg.HealthInterval, checks, log, reg)
+	workers = append(workers, parts.Health.Run)
+	return serve(ctx, cfg, parts, workers, log, reg, ready)
+}
+
+// recordOverheadBytes is what a record needs beside its key, value and headers.
+const recordOverheadBytes = 64 << 10
+
+func lagOf(c *lag.Collector, group string) (any, error) {
+	snapshot := c.Snapshot()
+	if snapshot == nil {
+		return nil, event.Errorf(event.Unavailable, 50302, "lag", "Kafka has not been asked yet; repeat the request")
+	}
+	if group == "" {
+		return snapshot, nil
+	}
+	only, ok := snapshot.Only(group)
+	if !ok {
+		return nil, event.Errorf(event.NotFound, 0, "lag", "there is no consumer group %q that is active or has committed", group)
+	}
+	return only, nil
+}
+
+func serve(ctx context.Context, cfg config.Config, parts httpapi.Parts, workers []worker, log *slog.Logger, reg *prometheus.Registry, ready func(api, metrics net.Addr)) error {
+	// Background work goes on until the last request has ended.
+	work, endWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer endWork()
+	stopping, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+
+	api, err := net.Listen("tcp", cfg.HTTPAddress)
+	if err != nil {
+		return fmt.Errorf("HTTP_ADDRESS: %w", err)
+	}
+	metrics, err := net.Listen("tcp", cfg.MetricsAddress)
+	if err != nil {
+		return errors.Join(fmt.Errorf("METRICS_ADDRESS: %w", err), api.Close())
+	}
+	handler := httpapi.New(stopping, parts, httpapi.Options{
+		Limits: cfg.Limits, RequestTimeout: cfg.RequestTimeout, ReadTimeout: cfg.ReadTimeout, Session: cfg.Session,
+		StreamHeartbeat: cfg.StreamHeartbeat, TrustedProxies: cfg.TrustedProxies,
+	}, log, reg)
+
+	group, failed := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		defer endWork()
+		drain := func() {
+			log.Info("asked to stop", "listen_grace", cfg.Shutdown.ListenGrace)
+			parts.Health.Drain()
+			time.Sleep(cfg.Shutdown.ListenGrace) // the proxy's health checks see it meanwhile
+			stop()
+		}
+		return serveUntil(failed, server(handler, cfg, log), api, cfg.Shutdown.Timeout, drain)
+	})
+	group.Go(func() error {
+		return serveUntil(work, server(debugHandler(reg), cfg, log), metrics, time.Second, func() {})
+	})
+	for _, w := range workers {
+		group.Go(func() error { return w(work) })
+	}
+	log.Info("serving", "http", api.Addr().String(), "metrics", metrics.Addr().String(), "kafka", cfg.Kafka.BootstrapServers, "version", Version)
+	if ready != nil {
+		ready(api.Addr(), metrics.Addr())
+	}
+	return group.Wait()
+}
+
+func server(handler http.Handler, cfg config.Config, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: min(cfg.ReadTimeout, 10*time.Second),
+		// Longer than Traefik keeps its own idle connections (90s), so that it is Traefik who
+		// closes them: a request must not meet a connection that we are just closing.
+		IdleTimeout:    2 * time.Minute,
+		MaxHeaderBytes: cfg.Limits.HeaderBytes,
+		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}
+
+// serveUntil answers requests on ln until ctx ends, then calls drain, then accepts no more
+// and gives requests in flight up to grace to end.
+func serveUntil(ctx context.Context, srv *http.Server, ln net.Listener, grace time.Duration, drain func()) error {
+	errc := make(chan error, 1)
+	go func() { errc <- srv.Serve(ln) }()
+	select {
+	case err := <-errc:
+		return fmt.Errorf("serve %s: %w", ln.Addr(), err)
+	case <-ctx.Done():
+	}
+	drain()
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	defer cancel()
+	err := srv.Shutdown(bounded)
+	if err != nil { // what has not ended by now is cut off
+		err = errors.Join(fmt.Errorf("requests did not end within %v: %w", grace, err), srv.Close())
+	}
+	<-errc // Serve has returned: no goroutine outlives this call
+	return err
+}
+
+// debugHandler serves what never goes through the proxy.
+func debugHandler(reg *prometheus.Registry) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{Registry: reg, EnableOpenMetrics: true}))
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	return mux
+}
+
+func buildInfo(role Role) prometheus.Collector {
+	g := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "postamt_build_info", Help: "Always 1; the labels say what runs.",
+	}, []string{"version", "role"})
+	g.WithLabelValues(Version, string(role)).Set(1)
+	return g
+}

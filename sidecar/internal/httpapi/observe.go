@@ -1,0 +1,177 @@
+package httpapi
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"postamt/sidecar/internal/event"
+	"postamt/sidecar/internal/session"
+)
+
+const (
+	requestIDHeader = "X-Request-Id"
+	maxRequestID    = 128
+)
+
+type metrics struct {
+	requests *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+	inFlight prometheus.Gauge
+	errors   *prometheus.CounterVec
+	streams  prometheus.Gauge
+	streamed *prometheus.CounterVec
+	read     *prometheus.CounterVec
+	age      prometheus.Histogram
+}
+
+// newMetrics registers what every role has, and what a consumer has when there are sessions.
+func newMetrics(reg prometheus.Registerer, sessions *session.Manager) *metrics {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "postamt_http_requests_total", Help: "Requests by route pattern, method and status code.",
+		}, []string{"route", "method", "code"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "postamt_http_request_duration_seconds", Help: "Time from a request's header to the end of its answer. Streams and waiting reads last as long as they are asked to.",
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+		}, []string{"route", "method"}),
+		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "postamt_http_requests_in_flight", Help: "Requests that are being answered.",
+		}),
+		errors: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "postamt_http_errors_total", Help: "Requests that were answered with an error, by its kind.",
+		}, []string{"kind"}),
+		streams: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "postamt_streams", Help: "Open streams of this replica.",
+		}),
+		streamed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "postamt_stream_records_total", Help: "Records sent over streams, by topic.",
+		}, []string{"topic"}),
+		read: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "postamt_session_records_total", Help: "Records given to pull sessions, by topic.",
+		}, []string{"topic"}),
+		age: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "postamt_record_age_seconds",
+			Help:    "Age of records when a client was given them: the time since their timestamp.",
+			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600, 6 * 3600, 24 * 3600, 7 * 24 * 3600},
+		}),
+	}
+	reg.MustRegister(m.requests, m.duration, m.inFlight, m.errors)
+	if sessions != nil {
+		reg.MustRegister(m.streams, m.streamed, m.read, m.age, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "postamt_sessions", Help: "Pull sessions of this replica.",
+		}, func() float64 { return float64(sessions.Len()) }))
+	}
+	return m
+}
+
+// handedOut counts a record that a client was given.
+func (m *metrics) handedOut(records *prometheus.CounterVec, r *event.Record, now time.Time) {
+	records.WithLabelValues(r.Topic).Inc()
+	m.age.Observe(max(0, now.Sub(r.Timestamp).Seconds()))
+}
+
+// levelOf says how loudly an error of a kind is logged: what a client did wrong is the
+// client's to mend, an outage is logged by the health check, a bug is for us.
+func levelOf(kind event.Kind) slog.Level {
+	switch kind {
+	case event.Internal:
+		return slog.LevelError
+	case event.Unavailable, event.TooMany:
+		return slog.LevelWarn
+	}
+	return slog.LevelDebug
+}
+
+// observe gives each request an id, a deadline for its body, a line in the debug log and
+// its metrics, and turns a panic into a 500.
+func (s *Server) observe(mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		s.metrics.inFlight.Inc()
+		defer s.metrics.inFlight.Dec()
+
+		id := r.Header.Get(requestIDHeader)
+		if !validRequestID(id) {
+			id = uuid.NewString()
+		}
+		w.Header().Set(requestIDHeader, id)
+		if r.URL.Path != "/" { // every route takes a trailing slash
+			r.URL.Path = strings.TrimRight(r.URL.Path, "/")
+			r.URL.RawPath = strings.TrimRight(r.URL.RawPath, "/")
+			if r.URL.Path == "" {
+				r.URL.Path = "/"
+			}
+		}
+		if r.ContentLength != 0 {
+			// Not the server's ReadTimeout: that would end streams and waiting reads too.
+			_ = http.NewResponseController(w).SetReadDeadline(start.Add(s.opts.ReadTimeout))
+		}
+		rec := &recorder{ResponseWriter: w}
+		defer func() {
+			if p := recover(); p != nil && p != http.ErrAbortHandler { //nolint:errorlint // the very value
+				s.log.Error("panic", "request_id", id, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+				if rec.status == 0 {
+					s.fail(rec, r, fmt.Errorf("panic: %v", p))
+				}
+			}
+			method := r.Method
+			if !knownMethods[method] {
+				method = "other"
+			}
+			pattern := r.Pattern // the mux has set it
+			s.metrics.requests.WithLabelValues(pattern, method, strconv.Itoa(rec.status)).Inc()
+			s.metrics.duration.WithLabelValues(pattern, method).Observe(time.Since(start).Seconds())
+			s.log.Debug("request", "request_id", id, "method", r.Method, "path", r.URL.Path, "status", rec.status, "duration", time.Since(start))
+		}()
+		mux.ServeHTTP(rec, r)
+	})
+}
+
+// knownMethods keeps the label's values few, whatever a client sends.
+var knownMethods = map[string]bool{
+	http.MethodGet: true, http.MethodHead: true, http.MethodPost: true, http.MethodPut: true,
+	http.MethodPatch: true, http.MethodDelete: true, http.MethodOptions: true,
+}
+
+// validRequestID accepts what can go into a header and a log line unchanged.
+func validRequestID(id string) bool {
+	if id == "" || len(id) > maxRequestID {
+		return false
+	}
+	for _, c := range []byte(id) {
+		if c < '!' || c > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// recorder remembers the status of an answer.
+type recorder struct {
+	http.ResponseWriter
+	status int
+}
+
+func (r *recorder) WriteHeader(status int) {
+	if r.status == 0 {
+		r.status = status
+	}
+	r.ResponseWriter.WriteHeader(status)
+}
+
+func (r *recorder) Write(b []byte) (int, error) {
+	if r.status == 0 {
+		r.status = http.StatusOK
+	}
+	return r.ResponseWriter.Write(b)
+}
+
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }

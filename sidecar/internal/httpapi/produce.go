@@ -1,0 +1,228 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"postamt/sidecar/internal/event"
+	"postamt/sidecar/internal/restproxy"
+)
+
+// headerPrefix marks request headers that become record headers.
+const headerPrefix = "Kafka-Header-"
+
+// produced is the answer of produceRecord.
+type produced struct {
+	Topic     string    `json:"topic"`
+	Partition int32     `json:"partition"`
+	Offset    int64     `json:"offset"`
+	Timestamp timestamp `json:"timestamp"`
+}
+
+// timestamp is written as RFC 3339 in UTC with milliseconds, which is all that Kafka keeps.
+type timestamp time.Time
+
+func (t timestamp) MarshalJSON() ([]byte, error) {
+	return time.Time(t).UTC().AppendFormat(nil, `"2006-01-02T15:04:05.000Z"`), nil
+}
+
+// produceRecord serves POST /topics/{topic}/records: the body is the record's value.
+//
+//	200 acknowledged by every in-sync replica: topic, partition, offset, timestamp
+//	400 unreadable parameter   404 no such topic or partition   413 record too large
+//	422 parameter not allowed  429 over a limit   503 Kafka out of reach; see Retry-After
+func (s *Server) produceRecord(w http.ResponseWriter, r *http.Request) error {
+	ctx, cancel := context.WithTimeout(r.Context(), s.opts.RequestTimeout)
+	defer cancel()
+	body, release, err := s.readBody(w, r, s.opts.Limits.BodyBytes, "MAX_BODY_BYTES")
+	defer release()
+	if err != nil {
+		return err
+	}
+	rec, err := recordFromRequest(r, body)
+	if err != nil {
+		return err
+	}
+	n, err := s.Topics.Partitions(ctx, rec.Topic)
+	if err != nil {
+		return err
+	}
+	if err := checkPartition(rec, n); err != nil {
+		return err
+	}
+	result := s.Producer.Produce(ctx, []event.Record{rec})[0]
+	if result.Err != nil {
+		return result.Err
+	}
+	p := result.Place
+	s.writeJSON(w, r, http.StatusOK, "application/json", produced{p.Topic, p.Partition, p.Offset, timestamp(p.Timestamp)})
+	return nil
+}
+
+// recordFromRequest makes the record that a request to …/records describes.
+func recordFromRequest(r *http.Request, body []byte) (event.Record, error) {
+	const op = "produce"
+	rec := event.Record{Topic: r.PathValue("topic"), Partition: event.AnyPartition, Value: body}
+	params, err := query(r, "key", "partition", "timestamp", "tombstone")
+	if err != nil {
+		return rec, err
+	}
+	if params.Has("key") {
+		rec.Key = []byte(params.Get("key"))
+	}
+	if text := params.Get("partition"); text != "" {
+		n, err := strconv.ParseInt(text, 10, 32)
+		if err != nil || n < 0 {
+			return rec, event.Errorf(event.Invalid, 0, op, "partition is %q; it must be a number from 0 up", text)
+		}
+		rec.Partition = int32(n)
+	}
+	if text := params.Get("timestamp"); text != "" {
+		if rec.Timestamp, err = restproxy.ParseTimestamp(text); err != nil {
+			return rec, err
+		}
+	}
+	switch text := params.Get("tombstone"); {
+	case text == "", text == "false":
+	case text != "true":
+		return rec, event.Errorf(event.Invalid, 0, op, "tombstone is %q; it must be true or false", text)
+	case len(body) > 0:
+		return rec, event.Errorf(event.Unprocessable, 0, op, "a tombstone has no value, and the body has %d bytes; leave one of them out", len(body))
+	default:
+		rec.Value = nil
+	}
+	rec.Headers = recordHeaders(r.Header)
+	return rec, nil
+}
+
+// recordHeaders picks the request headers that a record keeps. Names of HTTP headers know
+// no case, so that they are kept in lower case.
+func recordHeaders(h http.Header) []event.Header {
+	var out []event.Header
+	// What `curl -d` sends says nothing about the body: nobody posts forms here.
+	if ct := h.Get("Content-Type"); ct != "" && !strings.HasPrefix(ct, "application/x-www-form-urlencoded") {
+		out = append(out, event.Header{Key: "content-type", Value: []byte(ct)})
+	}
+	for _, name := range []string{"Traceparent", "Tracestate"} {
+		if v := h.Get(name); v != "" {
+			out = append(out, event.Header{Key: strings.ToLower(name), Value: []byte(v)})
+		}
+	}
+	for name, values := range h {
+		key, ok := strings.CutPrefix(name, headerPrefix)
+		if !ok || key == "" {
+			continue
+		}
+		for _, v := range values {
+			out = append(out, event.Header{Key: strings.ToLower(key), Value: []byte(v)})
+		}
+	}
+	return out
+}
+
+// produceV2 serves POST /topics/{topic} and POST /topics/{topic}/partitions/{partition}, the
+// REST Proxy's produce: many records, each with a result of its own.
+//
+//	200 a result for each record, in their order; a failed one has error_code and error
+//	400 not JSON, or not base64   404 no such topic or partition   413 body too large
+//	415 not a format of ours      422 not what the dialect allows  429 over a limit
+//	503 Kafka out of reach: not one record was acknowledged; see Retry-After
+func (s *Server) produceV2(w http.ResponseWriter, r *http.Request) error {
+	ctx, cancel := context.WithTimeout(r.Context(), s.opts.RequestTimeout)
+	defer cancel()
+	format, err := restproxy.FormatOf(r.Header.Get("Content-Type"))
+	if err != nil {
+		return err
+	}
+	if err := restproxy.CheckAccept(r.Header.Values("Accept")); err != nil {
+		return err
+	}
+	topic, partition := r.PathValue("topic"), event.AnyPartition
+	if r.PathValue("partition") != "" {
+		if partition, err = partitionOf(r); err != nil {
+			return err
+		}
+	}
+	n, err := s.Topics.Partitions(ctx, topic)
+	if err != nil {
+		return err
+	}
+	if err := checkPartition(event.Record{Topic: topic, Partition: partition}, n); err != nil {
+		return err
+	}
+	body, release, err := s.readBody(w, r, s.opts.Limits.BatchBytes, "MAX_BATCH_BYTES")
+	defer release()
+	if err != nil {
+		return err
+	}
+	records, err := restproxy.DecodeProduce(body, format, s.opts.Limits.Records)
+	if err != nil {
+		return err
+	}
+	results := s.produceAll(ctx, records, topic, partition, n)
+	if err := noneStored(results); err != nil {
+		return err
+	}
+	_ = s.write(w, http.StatusOK, restproxy.ContentType, restproxy.AppendProduced(nil, results, errorItem))
+	return nil
+}
+
+// produceAll produces the records that name no partition, or one that there is.
+func (s *Server) produceAll(ctx context.Context, records []event.Record, topic string, partition int32, partitions int) []event.Result {
+	results := make([]event.Result, len(records))
+	send := make([]event.Record, 0, len(records))
+	index := make([]int, 0, len(records))
+	for i, rec := range records {
+		rec.Topic = topic
+		if rec.Partition == event.AnyPartition {
+			rec.Partition = partition
+		}
+		if err := checkPartition(rec, partitions); err != nil {
+			results[i].Err = err
+			continue
+		}
+		send, index = append(send, rec), append(index, i)
+	}
+	for i, result := range s.Producer.Produce(ctx, send) {
+		results[index[i]] = result
+	}
+	return results
+}
+
+func checkPartition(rec event.Record, partitions int) error {
+	if rec.Partition != event.AnyPartition && (rec.Partition < 0 || int(rec.Partition) >= partitions) {
+		return event.Errorf(event.NotFound, codePartitionNotFound, "produce", "topic %q has no partition %d; it has %d, from 0 to %d", rec.Topic, rec.Partition, partitions, partitions-1)
+	}
+	return nil
+}
+
+// noneStored returns an error when Kafka took no record at all: then the request as a whole
+// can be repeated, and Retry-After says when.
+func noneStored(results []event.Result) error {
+	var last error
+	for _, r := range results {
+		var ee *event.Error
+		if !errors.As(r.Err, &ee) || ee.Kind != event.Unavailable {
+			return nil
+		}
+		last = r.Err
+	}
+	return last
+}
+
+// errorItem is what a record's result says of its error: the dialect's two codes of Kafka's
+// own failures, and the code that the error would have alone otherwise.
+func errorItem(err error) (code int, msg string) {
+	ee := asError(err)
+	switch ee.Kind {
+	case event.Unavailable, event.TooMany:
+		return 50003, ee.Msg // may be repeated
+	case event.Internal:
+		return 50002, ee.Msg
+	}
+	return codeOf(ee), ee.Msg
+}

@@ -1,0 +1,189 @@
+// Package httpapi is the HTTP interface of every role: it decodes requests, calls what it
+// was given, and encodes the answers. It knows neither Kafka nor how roles are run.
+package httpapi
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/semaphore"
+
+	"postamt/sidecar/internal/config"
+	"postamt/sidecar/internal/event"
+	"postamt/sidecar/internal/health"
+	"postamt/sidecar/internal/session"
+	"postamt/sidecar/internal/stream"
+)
+
+// Producer writes records, all of one topic, and returns what became of each in the same
+// order. A result without an error means that every in-sync replica has the record.
+type Producer interface {
+	Produce(ctx context.Context, records []event.Record) []event.Result
+}
+
+// Topics answers what topics there are. Its errors are event.Errors.
+type Topics interface {
+	// Partitions tells how many partitions a topic has.
+	Partitions(ctx context.Context, topic string) (int, error)
+	Topics(ctx context.Context) ([]string, error)
+	Topic(ctx context.Context, name string) (event.Topic, error)
+	Offsets(ctx context.Context, tp event.TopicPartition) (event.Bounds, error)
+	// Committed tells what a consumer group has committed.
+	Committed(ctx context.Context, group string) (map[event.TopicPartition]event.Commit, error)
+}
+
+// Parts is what a role serves. Routes whose part is nil answer that another role has them.
+type Parts struct {
+	Health   *health.Monitor
+	Topics   Topics
+	Producer Producer
+	Sessions *session.Manager
+	Streams  *stream.Opener
+	// Lag describes the lag of a consumer group, or of all for ""; it is encoded as JSON.
+	Lag func(group string) (any, error)
+}
+
+// Options are the numbers and policies of the interface.
+type Options struct {
+	Limits          config.Limits
+	RequestTimeout  time.Duration
+	ReadTimeout     time.Duration
+	Session         config.Session
+	StreamHeartbeat time.Duration
+	TrustedProxies  []netip.Prefix
+}
+
+// Server serves the routes of one or more roles.
+type Server struct {
+	Parts
+	opts     Options
+	log      *slog.Logger
+	metrics  *metrics
+	inFlight *semaphore.Weighted // bytes of produce requests
+	streams  *semaphore.Weighted
+	stopping context.Context // ends when long answers should
+}
+
+// New makes the handler of what parts holds. When stopping ends, waiting reads and streams
+// end too, so that a shutdown need not wait for them.
+func New(stopping context.Context, parts Parts, opts Options, log *slog.Logger, reg prometheus.Registerer) http.Handler {
+	s := &Server{
+		Parts: parts, opts: opts, log: log, metrics: newMetrics(reg, parts.Sessions), stopping: stopping,
+		inFlight: semaphore.NewWeighted(opts.Limits.InFlightBytes),
+		streams:  semaphore.NewWeighted(int64(opts.Limits.Streams)),
+	}
+	return s.observe(s.mux())
+}
+
+// handler answers a request, or returns why it could not: nothing has been written then.
+type handler func(w http.ResponseWriter, r *http.Request) error
+
+type route struct {
+	method, path string
+	role         string
+	serve        handler
+}
+
+// routes is the whole interface. Traefik sends each role what is its own; the others are
+// here so that a path has the same methods on every role.
+func (s *Server) routes() []route {
+	return []route{
+		{"GET", "/health", "", s.getHealth},
+		{"GET", "/health/live", "", s.getLive},
+		{"GET", "/health/ready", "", s.getReady},
+
+		{"POST", "/topics/{topic}", "producer", s.produceV2},
+		{"POST", "/topics/{topic}/partitions/{partition}", "producer", s.produceV2},
+		{"POST", "/topics/{topic}/records", "producer", s.produceRecord},
+
+		{"GET", "/topics", "consumer", s.listTopics},
+		{"GET", "/topics/{topic}", "consumer", s.getTopic},
+		{"GET", "/topics/{topic}/partitions", "consumer", s.listPartitions},
+		{"GET", "/topics/{topic}/partitions/{partition}", "consumer", s.getPartition},
+		{"GET", "/topics/{topic}/partitions/{partition}/offsets", "consumer", s.getOffsets},
+
+		{"POST", "/consumers/{group}", "consumer", s.createSession},
+		{"DELETE", "/consumers/{group}/instances/{instance}", "consumer", s.deleteSession},
+		{"POST", "/consumers/{group}/instances/{instance}/subscription", "consumer", s.subscribe},
+		{"GET", "/consumers/{group}/instances/{instance}/subscription", "consumer", s.getSubscription},
+		{"DELETE", "/consumers/{group}/instances/{instance}/subscription", "consumer", s.unsubscribe},
+		{"GET", "/consumers/{group}/instances/{instance}/assignments", "consumer", s.getAssignments},
+		{"GET", "/consumers/{group}/instances/{instance}/records", "consumer", s.readSession},
+		{"POST", "/consumers/{group}/instances/{instance}/offsets", "consumer", s.commitOffsets},
+		{"GET", "/consumers/{group}/instances/{instance}/offsets", "consumer", s.getCommitted},
+
+		{"GET", "/streams/{topic}", "consumer", s.streamTopic},
+
+		{"GET", "/lag", "monitor", s.getLag},
+	}
+}
+
+func (s *Server) has(role string) bool {
+	switch role {
+	case "producer":
+		return s.Producer != nil
+	case "consumer":
+		return s.Sessions != nil
+	case "monitor":
+		return s.Lag != nil
+	}
+	return true
+}
+
+// mux routes by path first, so that a known path with another method is a 405 that names
+// the methods, and everything else is a 404 in our form.
+func (s *Server) mux() *http.ServeMux {
+	byPath := make(map[string][]route)
+	for _, rt := range s.routes() {
+		byPath[rt.path] = append(byPath[rt.path], rt)
+	}
+	mux := http.NewServeMux()
+	for path, routes := range byPath {
+		mux.HandleFunc(path, s.answer(func(w http.ResponseWriter, r *http.Request) error {
+			var allowed []string
+			for _, rt := range routes {
+				allowed = append(allowed, rt.method)
+				if rt.method != r.Method && (rt.method != http.MethodGet || r.Method != http.MethodHead) {
+					continue
+				}
+				if !s.has(rt.role) {
+					return event.Errorf(event.NotFound, 0, "route", "%s %s is served by the %s, not by this service", rt.method, rt.path, rt.role)
+				}
+				return rt.serve(w, r)
+			}
+			slices.Sort(allowed)
+			w.Header().Set("Allow", strings.Join(allowed, ", "))
+			return event.Errorf(event.NotAllowed, 0, "route", "%s is not allowed on %s; allowed: %s", r.Method, r.URL.Path, strings.Join(allowed, ", "))
+		}))
+	}
+	mux.HandleFunc("/", s.answer(func(_ http.ResponseWriter, r *http.Request) error {
+		return event.Errorf(event.NotFound, 0, "route", "there is nothing at %s; the HTTP API has /topics, /consumers, /streams, /lag and /health", r.URL.Path)
+	}))
+	return mux
+}
+
+// answer turns a handler's error into its one answer.
+func (s *Server) answer(h handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if err := h(w, r); err != nil {
+			s.fail(w, r, err)
+		}
+	}
+}
+
+// partitionOf reads the path value {partition}.
+func partitionOf(r *http.Request) (int32, error) {
+	text := r.PathValue("partition")
+	n, err := strconv.ParseInt(text, 10, 32)
+	if err != nil || n < 0 {
+		return 0, event.Errorf(event.NotFound, codePartitionNotFound, "route", "there is no partition %q; partitions are numbers from 0 up", text)
+	}
+	return int32(n), nil
+}

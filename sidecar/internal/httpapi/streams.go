@@ -1,0 +1,205 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"postamt/sidecar/internal/event"
+	"postamt/sidecar/internal/restproxy"
+	"postamt/sidecar/internal/stream"
+)
+
+// streamTopic serves GET /streams/{topic}?from=&partition=&format=: records as they come, as
+// Server-Sent Events, or as NDJSON when that is what Accept asks for. It commits nothing;
+// each event's id is a cursor, from which ?from= or Last-Event-ID goes on without a record
+// lost or repeated.
+//
+//	200 until the client goes away   400 unreadable parameter   404 no such topic
+//	406 neither of the two forms     422 a cursor of another topic   429 too many streams
+func (s *Server) streamTopic(w http.ResponseWriter, r *http.Request) error {
+	req, format, err := s.streamRequest(r)
+	if err != nil {
+		return err
+	}
+	lines, err := wantsLines(r.Header.Values("Accept"))
+	if err != nil {
+		return err
+	}
+	if !s.streams.TryAcquire(1) {
+		return event.Errorf(event.TooMany, 0, "open stream", "this replica has as many streams as it may (MAX_STREAMS=%d); close some", s.opts.Limits.Streams)
+	}
+	defer s.streams.Release(1)
+	st, err := s.Streams.Open(r.Context(), req)
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	s.metrics.streams.Inc()
+	defer s.metrics.streams.Dec()
+
+	out := &streamWriter{w: w, rc: http.NewResponseController(w), lines: lines, format: format}
+	contentType := "text/event-stream"
+	if lines {
+		contentType = "application/x-ndjson"
+	}
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(http.StatusOK)
+
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	defer context.AfterFunc(s.stopping, cancel)()
+	s.pump(ctx, st, out)
+	return nil
+}
+
+// pump writes what a stream gives until ctx ends or the client is gone. It fetches no more
+// than it can write: a client that reads slowly slows its own stream only.
+func (s *Server) pump(ctx context.Context, st *stream.Stream, out *streamWriter) {
+	// The first id is sent at once, so that "latest" holds from now on even if the first
+	// record comes while the client is away.
+	if out.heartbeat(st.Cursor()) != nil {
+		return
+	}
+	for ctx.Err() == nil {
+		turn, cancel := context.WithTimeout(ctx, s.opts.StreamHeartbeat)
+		events, err := st.Next(turn)
+		cancel()
+		if err == nil && len(events) == 0 && ctx.Err() == nil {
+			err = out.heartbeat(st.Cursor())
+			if grown := st.Grow(ctx); err == nil && grown != nil && asError(grown).Kind == event.NotFound {
+				err = grown // the topic has been deleted
+			}
+		}
+		if err == nil {
+			err = out.events(events)
+		}
+		now := time.Now()
+		for _, e := range events {
+			if err == nil && e.Record != nil {
+				s.metrics.handedOut(s.metrics.streamed, e.Record, now)
+			}
+		}
+		if ee := (*event.Error)(nil); errors.As(err, &ee) && ee.Kind != event.Unavailable {
+			out.fail(ee)
+			return
+		} else if err != nil && ee == nil {
+			return // the client is gone
+		} else if err != nil {
+			select { // Kafka is away: the client library keeps trying, and so does this
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+		}
+	}
+}
+
+func (s *Server) streamRequest(r *http.Request) (stream.Request, restproxy.Format, error) {
+	req := stream.Request{Topic: r.PathValue("topic"), Partition: event.AnyPartition}
+	params, err := query(r, "from", "partition", "format")
+	if err != nil {
+		return req, "", err
+	}
+	req.From = params.Get("from")
+	// What a browser's EventSource sends when it connects again.
+	if id := r.Header.Get("Last-Event-ID"); id != "" {
+		req.From = id
+	}
+	if text := params.Get("partition"); text != "" {
+		n, err := strconv.ParseInt(text, 10, 32)
+		if err != nil || n < 0 {
+			return req, "", event.Errorf(event.Invalid, 0, "open stream", "partition is %q; it must be a number from 0 up", text)
+		}
+		req.Partition = int32(n)
+	}
+	text := params.Get("format")
+	if text == "" {
+		text = string(restproxy.JSON)
+	}
+	format, err := restproxy.ParseFormat(text)
+	return req, format, err
+}
+
+// wantsLines tells whether Accept asks for NDJSON rather than Server-Sent Events.
+func wantsLines(accept []string) (bool, error) {
+	header := strings.ToLower(strings.Join(accept, ","))
+	switch {
+	case strings.Contains(header, "application/x-ndjson"):
+		return true, nil
+	case header == "", strings.Contains(header, "text/event-stream"), strings.Contains(header, "*/*"), strings.Contains(header, "text/*"):
+		return false, nil
+	}
+	return false, event.Errorf(event.NotAcceptable, 0, "open stream", "a stream is text/event-stream or application/x-ndjson, and Accept is %s", header)
+}
+
+// streamWriter writes events in one of the two forms.
+type streamWriter struct {
+	w      http.ResponseWriter
+	rc     *http.ResponseController
+	lines  bool
+	format restproxy.Format
+	buf    []byte
+}
+
+// heartbeat shows that the stream lives, and moves the client's cursor.
+func (o *streamWriter) heartbeat(cursor string) error {
+	if o.lines {
+		o.buf = append(append(append(o.buf, `{"cursor":"`...), cursor...), "\"}\n"...)
+	} else {
+		o.buf = append(append(append(o.buf, ": \nid: "...), cursor...), "\n\n"...)
+	}
+	return o.flush()
+}
+
+func (o *streamWriter) events(events []stream.Event) error {
+	for _, e := range events {
+		switch {
+		case o.lines && e.Record != nil:
+			o.buf = append(restproxy.AppendRecord(o.buf, e.Record, o.format), '\n')
+		case o.lines:
+			gap, _ := json.Marshal(map[string]stream.Gap{"gap": e.Gap})
+			o.buf = append(append(o.buf, gap...), '\n')
+		case e.Record != nil:
+			o.buf = append(append(append(o.buf, "id: "...), e.Cursor...), "\ndata: "...)
+			o.buf = append(restproxy.AppendRecord(o.buf, e.Record, o.format), "\n\n"...)
+		default:
+			gap, _ := json.Marshal(e.Gap)
+			o.buf = append(append(append(o.buf, "id: "...), e.Cursor...), "\nevent: gap\ndata: "...)
+			o.buf = append(append(o.buf, gap...), "\n\n"...)
+		}
+	}
+	return o.flush()
+}
+
+// fail is the last that a client hears of a stream that cannot go on.
+func (o *streamWriter) fail(err *event.Error) {
+	body, _ := json.Marshal(errorBody{codeOf(err), err.Msg})
+	if o.lines {
+		o.buf = append(append(append(o.buf, `{"error":`...), body...), "}\n"...)
+	} else {
+		o.buf = append(append(append(o.buf, "event: error\ndata: "...), body...), "\n\n"...)
+	}
+	_ = o.flush() // it is over either way
+}
+
+func (o *streamWriter) flush() error {
+	if len(o.buf) == 0 {
+		return nil
+	}
+	_, err := o.w.Write(o.buf)
+	if o.buf = o.buf[:0]; cap(o.buf) > maxKeptBuffer {
+		o.buf = nil
+	}
+	if err != nil {
+		return err
+	}
+	return o.rc.Flush()
+}
+
+// maxKeptBuffer is how much memory an idle stream keeps for its next write.
+const maxKeptBuffer = 64 << 10

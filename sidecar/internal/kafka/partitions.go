@@ -1,0 +1,133 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"postamt/sidecar/internal/event"
+)
+
+// Bounds tells, for every partition of a topic, the offset of the first record that there
+// is and the one that the next record will have.
+func (c *Cluster) Bounds(ctx context.Context, topic string) (map[int32]event.Bounds, error) {
+	const op = "kafka.Bounds"
+	if _, err := c.Partitions(ctx, topic); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, metadataTimeout)
+	defer cancel()
+	out := make(map[int32]event.Bounds)
+	starts, err := c.admin.ListStartOffsets(ctx, topic)
+	if err == nil {
+		err = starts.Error()
+	}
+	if err != nil {
+		return nil, wrap(op, err)
+	}
+	ends, err := c.admin.ListEndOffsets(ctx, topic)
+	if err == nil {
+		err = ends.Error()
+	}
+	if err != nil {
+		return nil, wrap(op, err)
+	}
+	starts.Each(func(o kadm.ListedOffset) {
+		if end, ok := ends.Lookup(topic, o.Partition); ok {
+			out[o.Partition] = event.Bounds{Beginning: o.Offset, End: end.Offset}
+		}
+	})
+	return out, nil
+}
+
+// OffsetsAt tells, for every partition of a topic, the offset of the first record at or
+// after a time, and the partition's end where there is none.
+func (c *Cluster) OffsetsAt(ctx context.Context, topic string, t time.Time) (map[int32]int64, error) {
+	const op = "kafka.OffsetsAt"
+	if _, err := c.Partitions(ctx, topic); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, metadataTimeout)
+	defer cancel()
+	listed, err := c.admin.ListOffsetsAfterMilli(ctx, t.UnixMilli(), topic)
+	if err == nil {
+		err = listed.Error()
+	}
+	if err != nil {
+		return nil, wrap(op, err)
+	}
+	out := make(map[int32]int64)
+	listed.Each(func(o kadm.ListedOffset) { out[o.Partition] = o.Offset })
+	return out, nil
+}
+
+// Partitions reads given partitions of one topic from given offsets, without a group.
+// Records of transactions that were aborted or are open are left out.
+type Partitions struct {
+	topic  string
+	client *kgo.Client
+}
+
+// OpenPartitions begins to fetch in the background: Kafka need not be there yet.
+func OpenPartitions(servers []string, topic string, from map[int32]int64) (*Partitions, error) {
+	client, err := NewClient(servers,
+		kgo.ClientID("postamt-stream"),
+		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: offsetsOf(from)}),
+		// A place that is gone is shown to the reader, not skipped.
+		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.FetchMaxBytes(fetchMaxBytes),
+		kgo.FetchMaxPartitionBytes(fetchMaxPartitionBytes),
+		kgo.MetadataMaxAge(metadataMaxAge),
+	)
+	if err != nil {
+		return nil, wrap("kafka.OpenPartitions", err)
+	}
+	return &Partitions{topic: topic, client: client}, nil
+}
+
+func offsetsOf(from map[int32]int64) map[int32]kgo.Offset {
+	out := make(map[int32]kgo.Offset, len(from))
+	for p, o := range from {
+		out[p] = kgo.NewOffset().At(o)
+	}
+	return out
+}
+
+// Poll waits for up to maxRecords records until ctx ends. The partitions of expired have no
+// record at the offset that was to be read next; they rest until Seek.
+func (p *Partitions) Poll(ctx context.Context, maxRecords int) (records []event.Record, expired []int32, err error) {
+	fetches := p.client.PollRecords(ctx, maxRecords)
+	fetches.EachRecord(func(r *kgo.Record) { records = append(records, recordOf(r)) })
+	for _, fe := range fetches.Errors() {
+		switch {
+		case errors.Is(fe.Err, kerr.OffsetOutOfRange):
+			expired = append(expired, fe.Partition)
+		case ctx.Err() != nil, passes(fe.Err):
+		case err == nil:
+			err = wrap("kafka.Poll", fe.Err)
+		}
+	}
+	return records, expired, err
+}
+
+// Seek makes partitions go on elsewhere, and begins to read those that were not read yet.
+func (p *Partitions) Seek(to map[int32]int64) {
+	p.client.RemoveConsumePartitions(map[string][]int32{p.topic: keys(to)})
+	p.client.AddConsumePartitions(map[string]map[int32]kgo.Offset{p.topic: offsetsOf(to)})
+}
+
+func keys(m map[int32]int64) []int32 {
+	out := make([]int32, 0, len(m))
+	for k := range m {
+		out = append(out, k)
+	}
+	return out
+}
+
+// Close ends the fetching.
+func (p *Partitions) Close() { p.client.Close() }

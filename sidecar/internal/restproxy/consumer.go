@@ -1,0 +1,224 @@
+package restproxy
+
+import (
+	"encoding/json"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"postamt/sidecar/internal/event"
+)
+
+// codeConfig is the dialect's code for a consumer's setting that is not possible.
+const codeConfig = 42204
+
+// maxFetchMinBytes is the dialect's bound of fetch.min.bytes.
+const maxFetchMinBytes = 10_000_000
+
+// CreateConsumer is the body of POST /consumers/{group}. All of it may be left out.
+type CreateConsumer struct {
+	Name          string
+	Format        Format
+	FromEarliest  bool
+	AutoCommit    bool
+	ReadCommitted bool
+	MinBytes      int
+	Wait          time.Duration // 0: the default
+}
+
+// DecodeCreateConsumer reads the body of POST /consumers/{group}. Booleans and numbers may
+// be written as strings, as the dialect's clients do; members that are not known are ignored.
+func DecodeCreateConsumer(body []byte) (CreateConsumer, error) {
+	var c CreateConsumer
+	var req struct {
+		Name      string `json:"name"`
+		ID        string `json:"id"` // the deprecated name, which wins
+		Format    string `json:"format"`
+		Reset     string `json:"auto.offset.reset"`
+		Auto      loose  `json:"auto.commit.enable"`
+		AutoAlias loose  `json:"enable.auto.commit"`
+		MinBytes  loose  `json:"fetch.min.bytes"`
+		MinAlias  loose  `json:"responseMinBytes"`
+		Wait      loose  `json:"consumer.request.timeout.ms"`
+		WaitAlias loose  `json:"requestWaitMs"`
+		Isolation string `json:"isolation.level"`
+	}
+	if len(body) > 0 {
+		if err := unmarshal(body, &req); err != nil {
+			return c, err
+		}
+	}
+	var err error
+	if c.Format, err = ParseFormat(req.Format); err != nil {
+		return c, err
+	}
+	if c.Name = req.ID; c.Name == "" {
+		c.Name = req.Name
+	}
+	switch strings.ToLower(req.Reset) {
+	case "", "latest":
+	case "earliest":
+		c.FromEarliest = true
+	default:
+		return c, event.Errorf(event.Unprocessable, codeConfig, op, "auto.offset.reset is %q; it must be earliest or latest", req.Reset)
+	}
+	switch strings.ToLower(req.Isolation) {
+	case "", "read_uncommitted":
+	case "read_committed":
+		c.ReadCommitted = true
+	default:
+		return c, event.Errorf(event.Unprocessable, codeConfig, op, "isolation.level is %q; it must be read_uncommitted or read_committed", req.Isolation)
+	}
+	if c.AutoCommit, err = req.Auto.or(req.AutoAlias).boolean("auto.commit.enable"); err != nil {
+		return c, err
+	}
+	minBytes, err := req.MinBytes.or(req.MinAlias).number("fetch.min.bytes")
+	if err != nil {
+		return c, err
+	}
+	if minBytes < -1 || minBytes > maxFetchMinBytes {
+		return c, event.Errorf(event.Unprocessable, 40001, op, "fetch.min.bytes is %d; it must be between -1 and %d", minBytes, maxFetchMinBytes)
+	}
+	c.MinBytes = int(minBytes)
+	wait, err := req.Wait.or(req.WaitAlias).number("consumer.request.timeout.ms")
+	if err != nil {
+		return c, err
+	}
+	if wait < 0 || wait > int64(time.Hour/time.Millisecond) {
+		return c, event.Errorf(event.Unprocessable, codeConfig, op, "consumer.request.timeout.ms is %d; it must be between 0 and one hour", wait)
+	}
+	c.Wait = time.Duration(wait) * time.Millisecond
+	return c, nil
+}
+
+// loose is a JSON string, number or boolean, as text.
+type loose string
+
+func (l *loose) UnmarshalJSON(b []byte) error {
+	text := string(b)
+	if b[0] == '"' {
+		if err := json.Unmarshal(b, &text); err != nil {
+			return err
+		}
+	}
+	if b[0] == '{' || b[0] == '[' {
+		return event.Errorf(event.Unprocessable, 0, op, "a setting is %s; it must be a string, a number or a boolean", kindOf(b))
+	}
+	if text != "null" {
+		*l = loose(text)
+	}
+	return nil
+}
+
+func (l loose) or(other loose) loose {
+	if l == "" {
+		return other
+	}
+	return l
+}
+
+func (l loose) boolean(name string) (bool, error) {
+	switch strings.ToLower(string(l)) {
+	case "", "false":
+		return false, nil
+	case "true":
+		return true, nil
+	}
+	return false, event.Errorf(event.Unprocessable, codeConfig, op, "%s is %q; it must be true or false", name, string(l))
+}
+
+func (l loose) number(name string) (int64, error) {
+	if l == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseInt(string(l), 10, 64)
+	if err != nil {
+		return 0, event.Errorf(event.Unprocessable, codeConfig, op, "%s is %q; it must be a whole number", name, string(l))
+	}
+	return n, nil
+}
+
+// Subscription is the body of POST …/subscription. Topics win when both are given.
+type Subscription struct {
+	Topics  []string `json:"topics"`
+	Pattern string   `json:"topic_pattern"`
+}
+
+// DecodeSubscription reads the body of POST …/subscription.
+func DecodeSubscription(body []byte) (Subscription, error) {
+	var s Subscription
+	if err := unmarshal(body, &s); err != nil {
+		return s, err
+	}
+	for _, topic := range s.Topics {
+		if topic == "" {
+			return s, event.Errorf(event.Unprocessable, 0, op, "topics has an empty name")
+		}
+	}
+	switch {
+	case len(s.Topics) > 0:
+		s.Pattern = ""
+	case s.Pattern == "":
+		return s, event.Errorf(event.Unprocessable, 0, op, `the body has neither topics nor topic_pattern; it must be {"topics":["…"]} or {"topic_pattern":"…"}`)
+	}
+	if _, err := regexp.Compile(s.Pattern); err != nil {
+		return s, event.Errorf(event.Unprocessable, 0, op, "topic_pattern is not a regular expression: %v", err)
+	}
+	return s, nil
+}
+
+// DecodeCommit reads the body of POST …/offsets: the offset of the last record that the
+// client has done with, for each partition. What is stored is the next one, so that the
+// commits returned are one higher. No body, and no offsets member, is nil: commit all that
+// was read.
+func DecodeCommit(body []byte) (map[event.TopicPartition]event.Commit, error) {
+	if len(body) == 0 {
+		return nil, nil
+	}
+	var req struct {
+		Offsets *[]struct {
+			Topic     string `json:"topic"`
+			Partition *int32 `json:"partition"`
+			Offset    *int64 `json:"offset"`
+			Metadata  string `json:"metadata"`
+		} `json:"offsets"`
+	}
+	if err := unmarshal(body, &req); err != nil {
+		return nil, err
+	}
+	if req.Offsets == nil {
+		return nil, nil
+	}
+	commits := make(map[event.TopicPartition]event.Commit, len(*req.Offsets))
+	for i, o := range *req.Offsets {
+		switch {
+		case o.Topic == "":
+			return nil, event.Errorf(event.Unprocessable, 0, op, "offsets[%d].topic is missing", i)
+		case o.Partition == nil || *o.Partition < 0:
+			return nil, event.Errorf(event.Unprocessable, 0, op, "offsets[%d].partition is missing or negative", i)
+		case o.Offset == nil || *o.Offset < 0:
+			return nil, event.Errorf(event.Unprocessable, 0, op, "offsets[%d].offset is missing or negative; it must be the offset of the last record that you have done with", i)
+		}
+		commits[event.TopicPartition{Topic: o.Topic, Partition: *o.Partition}] = event.Commit{Offset: *o.Offset + 1, Metadata: o.Metadata}
+	}
+	return commits, nil
+}
+
+// DecodePartitions reads {"partitions":[{"topic","partition"}]}.
+func DecodePartitions(body []byte) ([]event.TopicPartition, error) {
+	var req struct {
+		Partitions []struct {
+			Topic     string `json:"topic"`
+			Partition int32  `json:"partition"`
+		} `json:"partitions"`
+	}
+	if err := unmarshal(body, &req); err != nil {
+		return nil, err
+	}
+	tps := make([]event.TopicPartition, len(req.Partitions))
+	for i, p := range req.Partitions {
+		tps[i] = event.TopicPartition(p)
+	}
+	return tps, nil
+}

@@ -1,0 +1,390 @@
+// Package session keeps pull sessions: members of consumer groups that a client reads and
+// commits over HTTP, one request at a time. What is committed is only what the client was
+// given.
+package session
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"postamt/sidecar/internal/event"
+	"postamt/sidecar/internal/restproxy"
+)
+
+// Consumer is a member of a consumer group; package kafka has it.
+type Consumer interface {
+	// Poll waits for records until ctx ends and hands up to maxRecords of them to take,
+	// while no partition can be taken away.
+	Poll(ctx context.Context, maxRecords int, take func([]event.Record)) error
+	// Buffered is Poll of what has arrived already: it does not wait.
+	Buffered(maxRecords int, take func([]event.Record)) error
+	Commit(ctx context.Context, offsets map[event.TopicPartition]event.Commit) error
+	Assigned() []event.TopicPartition
+	Close()
+}
+
+// Join is what a session asks of its Opener.
+type Join struct {
+	Group, Member  string
+	Topics         []string
+	Pattern        string
+	FromEarliest   bool
+	ReadCommitted  bool
+	Assigned, Lost func([]event.TopicPartition)
+}
+
+// pollRecords is how many records one poll takes out of the client's buffer: as many as
+// make the crossing cheap, and few enough that max_bytes is not missed by far.
+const pollRecords = 2000
+
+// Settings are what a session is created with.
+type Settings struct {
+	Group, Name   string
+	Format        restproxy.Format
+	FromEarliest  bool
+	AutoCommit    bool // each read commits what the one before it gave
+	ReadCommitted bool
+	MinBytes      int           // a read waits for so much; 1 or less: for any record
+	Wait          time.Duration // longest wait of a read
+}
+
+// Session is one pull consumer. It is safe for concurrent use; reads wait for each other.
+type Session struct {
+	Settings
+	open    func(Join) (Consumer, error)
+	reading chan struct{} // holds one token: the reader's
+
+	mu       sync.Mutex
+	consumer Consumer // nil while nothing is subscribed
+	topics   []string
+	pattern  string
+	lastUsed time.Time
+	users    int // requests that use it now
+	closed   bool
+
+	assigned     map[event.TopicPartition]int // which assignment of it this is, counted up
+	next         int
+	pending      []event.Record // polled, not given yet; of assigned partitions
+	pendingBytes int64
+	delivered    map[event.TopicPartition]int64 // offset after the last record given
+	committed    map[event.TopicPartition]int64 // what of that Kafka has
+}
+
+func newSession(s Settings, open func(Join) (Consumer, error), now time.Time) *Session {
+	return &Session{
+		Settings: s, open: open, reading: make(chan struct{}, 1), lastUsed: now,
+		assigned:  make(map[event.TopicPartition]int),
+		delivered: make(map[event.TopicPartition]int64),
+		committed: make(map[event.TopicPartition]int64),
+	}
+}
+
+// Subscribe joins the group for topics, or for a pattern when there are none. What was
+// subscribed before is left, and what was read of it and not committed will come again. To
+// ask for what is subscribed already changes nothing.
+func (s *Session) Subscribe(topics []string, pattern string) error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return s.notFound()
+	}
+	if s.consumer != nil && slices.Equal(s.topics, topics) && s.pattern == pattern {
+		s.mu.Unlock()
+		return nil
+	}
+	s.mu.Unlock()
+	s.Unsubscribe()
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return s.notFound()
+	}
+	if s.consumer != nil {
+		return event.Errorf(event.Conflict, 40903, "subscribe", "another request has subscribed this session at the same time")
+	}
+	consumer, err := s.open(Join{
+		Group: s.Group, Member: s.Name, Topics: topics, Pattern: pattern,
+		FromEarliest: s.FromEarliest, ReadCommitted: s.ReadCommitted,
+		Assigned: s.onAssigned, Lost: s.onLost,
+	})
+	if err != nil {
+		return err
+	}
+	s.consumer, s.topics, s.pattern = consumer, topics, pattern
+	return nil
+}
+
+// Unsubscribe leaves the group. A read that waits returns with nothing.
+func (s *Session) Unsubscribe() {
+	s.mu.Lock()
+	consumer := s.consumer
+	s.consumer, s.topics, s.pattern = nil, nil, ""
+	s.forget(func(event.TopicPartition) bool { return true })
+	s.mu.Unlock()
+	if consumer != nil {
+		consumer.Close() // calls onLost: not under the lock
+	}
+}
+
+// Subscription lists the subscribed topics; of a pattern, those that it has partitions of.
+func (s *Session) Subscription() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.consumer == nil || s.pattern == "" {
+		return slices.Clone(s.topics)
+	}
+	var topics []string
+	for _, tp := range s.consumer.Assigned() {
+		topics = append(topics, tp.Topic)
+	}
+	return slices.Compact(topics)
+}
+
+// Assignments lists the partitions that the session has at present.
+func (s *Session) Assignments() []event.TopicPartition {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.consumer == nil {
+		return nil
+	}
+	return s.consumer.Assigned()
+}
+
+func (s *Session) onAssigned(tps []event.TopicPartition) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, tp := range tps {
+		s.next++
+		s.assigned[tp] = s.next
+	}
+}
+
+// onLost forgets what was read of partitions that other members have from now on: they
+// start at what is committed.
+func (s *Session) onLost(tps []event.TopicPartition) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forget(func(tp event.TopicPartition) bool { return slices.Contains(tps, tp) })
+}
+
+func (s *Session) forget(lost func(event.TopicPartition) bool) {
+	for tp := range s.assigned {
+		if lost(tp) {
+			delete(s.assigned, tp)
+			delete(s.delivered, tp)
+			delete(s.committed, tp)
+		}
+	}
+	s.pending = slices.DeleteFunc(s.pending, func(r event.Record) bool { return lost(placeOf(&r)) })
+	s.count()
+}
+
+func (s *Session) count() {
+	s.pendingBytes = 0
+	for i := range s.pending {
+		s.pendingBytes += weight(&s.pending[i])
+	}
+}
+
+// Batch is what one read gives. Exactly one of Delivered and Failed must be called.
+type Batch struct {
+	Records []event.Record
+	session *Session
+	epochs  map[event.TopicPartition]int
+	done    func()
+}
+
+// Read waits up to wait for records, or until ctx ends, and takes at least one of them,
+// then more up to maxBytes of keys, values and headers. None is an empty batch. With
+// AutoCommit it first commits what was delivered before.
+func (s *Session) Read(ctx context.Context, wait time.Duration, maxBytes int64) (*Batch, error) {
+	select {
+	case s.reading <- struct{}{}:
+	case <-ctx.Done():
+		return nil, event.Errorf(event.Gone, 0, "read", "the client went away")
+	}
+	done := sync.OnceFunc(func() { <-s.reading })
+	batch, err := s.read(ctx, wait, maxBytes)
+	if err != nil {
+		done()
+		return nil, err
+	}
+	batch.done = done
+	return batch, nil
+}
+
+func (s *Session) read(ctx context.Context, wait time.Duration, maxBytes int64) (*Batch, error) {
+	if s.AutoCommit {
+		if err := s.Commit(ctx); err != nil {
+			return nil, err
+		}
+	}
+	s.mu.Lock()
+	consumer := s.consumer
+	closed := s.closed
+	s.mu.Unlock()
+	switch {
+	case closed:
+		return nil, s.notFound()
+	case consumer == nil:
+		return nil, event.Errorf(event.Conflict, 40903, "read", "the session is not subscribed to anything; POST …/subscription first")
+	}
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	want := min(int64(max(s.MinBytes, 1)), maxBytes)
+	for ctx.Err() == nil && s.waiting() < want {
+		if err := consumer.Poll(ctx, pollRecords, s.take); err != nil {
+			if s.replaced(consumer) {
+				return s.give(maxBytes), nil // unsubscribed meanwhile: there is nothing
+			}
+			return nil, err
+		}
+	}
+	for before := int64(-1); before < s.waiting() && s.waiting() < maxBytes; {
+		before = s.waiting()
+		if consumer.Buffered(pollRecords, s.take) != nil {
+			break // the next read will meet it
+		}
+	}
+	return s.give(maxBytes), nil
+}
+
+func (s *Session) take(records []event.Record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range records {
+		if _, mine := s.assigned[placeOf(&records[i])]; mine {
+			s.pending = append(s.pending, records[i])
+			s.pendingBytes += weight(&records[i])
+		}
+	}
+}
+
+// weight is what a record counts until it is given: one that is empty counts, too.
+func weight(r *event.Record) int64 { return int64(r.Size()) + 1 }
+
+func (s *Session) waiting() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pendingBytes
+}
+
+func (s *Session) replaced(consumer Consumer) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.consumer != consumer
+}
+
+// give takes the batch off the pending records.
+func (s *Session) give(maxBytes int64) *Batch {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := &Batch{session: s, epochs: make(map[event.TopicPartition]int)}
+	var size int64
+	n := 0
+	for n < len(s.pending) {
+		w := weight(&s.pending[n])
+		if n > 0 && size+w > maxBytes {
+			break
+		}
+		size += w
+		n++
+	}
+	s.pendingBytes -= size
+	b.Records = s.pending[:n:n]
+	s.pending = s.pending[n:]
+	for i := range b.Records {
+		tp := placeOf(&b.Records[i])
+		b.epochs[tp] = s.assigned[tp]
+	}
+	return b
+}
+
+// Delivered says that the client was given the batch: it may be committed from now on.
+func (b *Batch) Delivered() {
+	s := b.session
+	s.mu.Lock()
+	for i := range b.Records {
+		tp := placeOf(&b.Records[i])
+		if s.assigned[tp] == b.epochs[tp] && b.epochs[tp] != 0 {
+			s.delivered[tp] = b.Records[i].Offset + 1
+		}
+	}
+	s.mu.Unlock()
+	b.done()
+}
+
+// Failed says that the client did not get the batch: the next read gives it again.
+func (b *Batch) Failed() {
+	s := b.session
+	s.mu.Lock()
+	again := slices.DeleteFunc(b.Records, func(r event.Record) bool {
+		tp := placeOf(&r)
+		return s.assigned[tp] != b.epochs[tp] || b.epochs[tp] == 0
+	})
+	s.pending = append(again, s.pending...)
+	s.count()
+	s.mu.Unlock()
+	b.done()
+}
+
+// Commit stores the place after everything that the client was given.
+func (s *Session) Commit(ctx context.Context) error {
+	s.mu.Lock()
+	offsets := make(map[event.TopicPartition]event.Commit)
+	for tp, offset := range s.delivered {
+		if committed, ok := s.committed[tp]; !ok || committed != offset {
+			offsets[tp] = event.Commit{Offset: offset}
+		}
+	}
+	s.mu.Unlock()
+	return s.CommitOffsets(ctx, offsets)
+}
+
+// CommitOffsets stores the given offsets, each of the next record to read. All must be of
+// partitions that the session has: another member may be past them otherwise.
+func (s *Session) CommitOffsets(ctx context.Context, offsets map[event.TopicPartition]event.Commit) error {
+	if len(offsets) == 0 {
+		return nil
+	}
+	s.mu.Lock()
+	consumer := s.consumer
+	epochs := make(map[event.TopicPartition]int)
+	for tp := range offsets {
+		if epochs[tp] = s.assigned[tp]; epochs[tp] == 0 {
+			s.mu.Unlock()
+			return event.Errorf(event.Conflict, 40903, "commit", "partition %d of topic %q is not assigned to this session at present; read again", tp.Partition, tp.Topic)
+		}
+	}
+	s.mu.Unlock()
+	if consumer == nil {
+		return event.Errorf(event.Conflict, 40903, "commit", "the session is not subscribed to anything")
+	}
+	if err := consumer.Commit(ctx, offsets); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for tp, c := range offsets {
+		if s.assigned[tp] == epochs[tp] {
+			s.committed[tp] = c.Offset
+		}
+	}
+	return nil
+}
+
+func (s *Session) close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.Unsubscribe()
+}
+
+func (s *Session) notFound() error { return notFound(s.Group, s.Name) }
+
+func placeOf(r *event.Record) event.TopicPartition {
+	return event.TopicPartition{Topic: r.Topic, Partition: r.Partition}
+}

@@ -1,0 +1,198 @@
+// Package stream reads a topic without a group, from a place that the client names and in
+// cursors that it keeps: any replica can go on where another one stopped.
+package stream
+
+import (
+	"context"
+	"maps"
+	"strings"
+	"time"
+
+	"postamt/sidecar/internal/event"
+	"postamt/sidecar/internal/restproxy"
+)
+
+// Kafka is what streams need; package kafka has it.
+type Kafka interface {
+	Partitions(ctx context.Context, topic string) (int, error)
+	Bounds(ctx context.Context, topic string) (map[int32]event.Bounds, error)
+	OffsetsAt(ctx context.Context, topic string, t time.Time) (map[int32]int64, error)
+}
+
+// Source reads partitions of one topic.
+type Source interface {
+	// Poll waits for records until ctx ends. The partitions of expired have no record at the
+	// offset that was to be read next; they rest until Seek.
+	Poll(ctx context.Context, maxRecords int) (records []event.Record, expired []int32, err error)
+	Seek(to map[int32]int64)
+	Close()
+}
+
+// pollRecords bounds what a stream holds between two writes to its client.
+const pollRecords = 500
+
+// Opener opens streams.
+type Opener struct {
+	Kafka  Kafka
+	Source func(topic string, from map[int32]int64) (Source, error)
+}
+
+// Request says what a stream reads.
+type Request struct {
+	Topic     string
+	Partition int32  // event.AnyPartition: all
+	From      string // "", latest, earliest, a time as RFC 3339, or a cursor
+}
+
+// Gap says that the records of a partition from From up to, and without, To are gone.
+type Gap struct {
+	Partition int32 `json:"partition"`
+	From      int64 `json:"from"`
+	To        int64 `json:"to"`
+}
+
+// Event is a record or a gap, and the cursor that goes on after it.
+type Event struct {
+	Record *event.Record // nil for a gap
+	Gap    Gap
+	Cursor string
+}
+
+// Stream is one reader. It is not safe for concurrent use.
+type Stream struct {
+	opener    *Opener
+	topic     string
+	partition int32
+	source    Source
+	positions map[int32]int64 // of the next record
+	first     []Event         // gaps that were found when it was opened
+}
+
+// Open finds the place that a request names and begins to read there. Its errors are
+// event.Errors.
+func (o *Opener) Open(ctx context.Context, r Request) (*Stream, error) {
+	bounds, err := o.Kafka.Bounds(ctx, r.Topic)
+	if err != nil {
+		return nil, err
+	}
+	if r.Partition != event.AnyPartition {
+		only, ok := bounds[r.Partition]
+		if !ok {
+			return nil, event.Errorf(event.NotFound, 40402, "open stream", "topic %q has no partition %d; it has %d, from 0 to %d", r.Topic, r.Partition, len(bounds), len(bounds)-1)
+		}
+		bounds = map[int32]event.Bounds{r.Partition: only}
+	}
+	wanted, err := o.resolve(ctx, r, bounds)
+	if err != nil {
+		return nil, err
+	}
+	s := &Stream{opener: o, topic: r.Topic, partition: r.Partition, positions: make(map[int32]int64)}
+	var gaps []Gap
+	for p, b := range bounds {
+		// A partition that the cursor does not know has been added since: it is new whole.
+		s.positions[p] = b.Beginning
+		want, known := wanted[p]
+		if !known {
+			continue
+		}
+		if want < b.Beginning || want > b.End { // taken by retention; of a topic made anew
+			gaps = append(gaps, Gap{p, want, b.Beginning})
+			continue
+		}
+		s.positions[p] = want
+	}
+	for _, g := range gaps {
+		s.first = append(s.first, Event{Gap: g, Cursor: s.Cursor()})
+	}
+	s.source, err = o.Source(r.Topic, maps.Clone(s.positions))
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (o *Opener) resolve(ctx context.Context, r Request, bounds map[int32]event.Bounds) (map[int32]int64, error) {
+	wanted := make(map[int32]int64)
+	switch {
+	case r.From == "" || r.From == "latest":
+		for p, b := range bounds {
+			wanted[p] = b.End
+		}
+		return wanted, nil
+	case r.From == "earliest":
+		return wanted, nil
+	case strings.HasPrefix(r.From, cursorPrefix):
+		return decodeCursor(r.Topic, r.From)
+	}
+	t, err := restproxy.ParseTimestamp(r.From)
+	if err != nil {
+		return nil, event.Errorf(event.Invalid, 0, "open stream", "from is %q; it must be latest, earliest, a time like 2026-01-02T03:04:05Z, or a cursor (an event's id)", r.From)
+	}
+	return o.Kafka.OffsetsAt(ctx, r.Topic, t)
+}
+
+// Cursor is the place of the next record, in all partitions.
+func (s *Stream) Cursor() string { return encodeCursor(s.topic, s.positions) }
+
+// Next waits for events until ctx ends, and returns none then.
+func (s *Stream) Next(ctx context.Context) ([]Event, error) {
+	if events := s.first; events != nil {
+		s.first = nil
+		return events, nil
+	}
+	records, expired, err := s.source.Poll(ctx, pollRecords)
+	if err != nil {
+		return nil, err
+	}
+	events := make([]Event, 0, len(records)+len(expired))
+	for i := range records {
+		s.positions[records[i].Partition] = records[i].Offset + 1
+		events = append(events, Event{Record: &records[i], Cursor: s.Cursor()})
+	}
+	if len(expired) == 0 {
+		return events, nil
+	}
+	gaps, err := s.skip(ctx, expired)
+	return append(events, gaps...), err
+}
+
+// skip goes on at the first record that there is, where the next one is gone.
+func (s *Stream) skip(ctx context.Context, expired []int32) ([]Event, error) {
+	bounds, err := s.opener.Kafka.Bounds(ctx, s.topic)
+	if err != nil {
+		return nil, err
+	}
+	var events []Event
+	to := make(map[int32]int64)
+	for _, p := range expired {
+		gap := Gap{p, s.positions[p], bounds[p].Beginning}
+		s.positions[p], to[p] = gap.To, gap.To
+		events = append(events, Event{Gap: gap, Cursor: s.Cursor()})
+	}
+	s.source.Seek(to)
+	return events, nil
+}
+
+// Grow begins to read partitions that the topic has got since.
+func (s *Stream) Grow(ctx context.Context) error {
+	if s.partition != event.AnyPartition {
+		return nil
+	}
+	n, err := s.opener.Kafka.Partitions(ctx, s.topic)
+	if err != nil {
+		return err
+	}
+	added := make(map[int32]int64)
+	for p := range int32(n) {
+		if _, known := s.positions[p]; !known {
+			s.positions[p], added[p] = 0, 0
+		}
+	}
+	if len(added) > 0 {
+		s.source.Seek(added)
+	}
+	return nil
+}
+
+// Close ends the reading.
+func (s *Stream) Close() { s.source.Close() }

@@ -72,6 +72,7 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN --mount=type=secret,id=ca --mount=type=cache,target=/root/go/pkg/mod \
     SSL_CERT_FILE=/run/secrets/ca go mod download
+COPY compose/topics.go compose/topics.yaml compose/
 COPY sidecar sidecar
 RUN --mount=type=cache,target=/root/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
     go build -trimpath -ldflags='-s -w' -o /postamt ./sidecar

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kfake"
 
+	"postamt/compose"
 	"postamt/sidecar/internal/bootstrap"
 	"postamt/sidecar/internal/event"
 	"postamt/sidecar/internal/kafka"
@@ -103,6 +105,22 @@ func TestRunMakesTheTopicsAndThenChangesNothing(t *testing.T) {
 	again.Log = slog.New(slog.NewTextHandler(&log, nil))
 	if err := bootstrap.Run(t.Context(), admin, again); err != nil || !strings.Contains(log.String(), "changes=0 drift=0") {
 		t.Errorf("the second run gives %v and says\n%s", err, log.String())
+	}
+}
+
+func TestTheStacksOwnFile(t *testing.T) {
+	admin := newAdmin(t, kfake.NumBrokers(1))
+	o := options(t, "")
+	o.File, o.Topics = "", compose.Topics
+	if err := bootstrap.Run(t.Context(), admin, o); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]int{
+		"test.voucher": 3, "test.voucher.dead-letters": 3, "prod.voucher": 3, "prod.voucher.dead-letters": 3, "my-topic": 3,
+		"_postamt.sessions": 1, "_postamt.subscriptions": 1,
+	}
+	if got := topics(t, admin); !maps.Equal(got, want) {
+		t.Errorf("topics are %v, want %v", got, want)
 	}
 }
 

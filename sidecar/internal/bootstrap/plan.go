@@ -216,15 +216,17 @@ func (c Change) action() string {
 func (p Plan) WriteTo(w io.Writer) (int64, error) {
 	var b strings.Builder
 	if len(p.Changes)+len(p.Drift) > 0 {
-		t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(t, "TOPIC\tACTION\tDETAIL")
+		var rows strings.Builder
+		rows.WriteString("TOPIC\tACTION\tDETAIL\n")
 		for _, c := range p.Changes {
-			fmt.Fprintf(t, "%s\t%s\t%s\n", c.Topic, c.action(), c.Detail)
+			fmt.Fprintf(&rows, "%s\t%s\t%s\n", c.Topic, c.action(), c.Detail)
 		}
 		for _, d := range p.Drift {
-			fmt.Fprintf(t, "%s\tnone (drift)\t%s\n", d.Topic, d.Detail)
+			fmt.Fprintf(&rows, "%s\tnone (drift)\t%s\n", d.Topic, d.Detail)
 		}
-		_ = t.Flush() // into memory
+		t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+		_, _ = io.WriteString(t, rows.String()) // into memory
+		_ = t.Flush()
 		b.WriteByte('\n')
 	}
 	fmt.Fprintf(&b, "%s declared; %s to make, %d that differ and are left.\n", count(p.Topics, "topic"), count(len(p.Changes), "change"), len(p.Drift))

@@ -172,7 +172,7 @@ func (c *Collector) collect(ctx context.Context) (*Snapshot, error) {
 	if err != nil {
 		return nil, errors.Join(partial, err)
 	}
-	now := c.now()
+	now := c.now().UTC()
 	c.observe(cluster, offsets, now)
 	s, doubtful := c.compute(cluster, groups, now)
 	if c.lookUp(ctx, doubtful, now) {

@@ -419,7 +419,6 @@ func TestSnapshotAsJSON(t *testing.T) {
 	if !ok {
 		t.Fatal("there is no group shop")
 	}
-	one.CollectedAt = one.CollectedAt.UTC()
 	got, err := json.MarshalIndent(one, "", "  ")
 	const want = `{
   "collected_at": "2023-11-14T22:13:20Z",

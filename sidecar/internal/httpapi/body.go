@@ -44,14 +44,18 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request, maxBytes int64
 	defer func() { _ = unpacked.Close() }()
 	buf := bytes.NewBuffer(make([]byte, 0, max(0, r.ContentLength)+bytes.MinRead))
 	for {
-		if err := hold(bodyStep); err != nil {
+		step := int64(bodyStep)
+		if unpacked == r.Body && r.ContentLength >= 0 { // small bodies are counted as such
+			step = min(step, r.ContentLength-int64(buf.Len())+1)
+		}
+		if err := hold(step); err != nil {
 			return nil, release, err
 		}
-		n, err := io.CopyN(buf, unpacked, bodyStep)
+		n, err := io.CopyN(buf, unpacked, step)
 		if int64(buf.Len()) > maxBytes {
 			return nil, release, tooLarge
 		}
-		if spare := bodyStep - n; spare > 0 {
+		if spare := step - n; spare > 0 {
 			s.inFlight.Release(spare)
 			held -= spare
 		}

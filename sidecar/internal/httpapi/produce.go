@@ -3,7 +3,9 @@ package httpapi
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -112,12 +114,12 @@ func recordHeaders(h http.Header) []event.Header {
 			out = append(out, event.Header{Key: strings.ToLower(name), Value: []byte(v)})
 		}
 	}
-	for name, values := range h {
+	for _, name := range slices.Sorted(maps.Keys(h)) {
 		key, ok := strings.CutPrefix(name, headerPrefix)
 		if !ok || key == "" {
 			continue
 		}
-		for _, v := range values {
+		for _, v := range h[name] {
 			out = append(out, event.Header{Key: strings.ToLower(key), Value: []byte(v)})
 		}
 	}

@@ -91,6 +91,12 @@ type route struct {
 	serve        handler
 }
 
+// safe tells whether HEAD may stand for GET: not where an answer without its body would
+// lose the records in it.
+func (rt route) safe() bool {
+	return rt.method == http.MethodGet && !strings.HasPrefix(rt.path, "/consumers/") && !strings.HasPrefix(rt.path, "/streams/")
+}
+
 // routes is the whole interface. Traefik sends each role what is its own; the others are
 // here so that a path has the same methods on every role.
 func (s *Server) routes() []route {
@@ -150,7 +156,7 @@ func (s *Server) mux() *http.ServeMux {
 			var allowed []string
 			for _, rt := range routes {
 				allowed = append(allowed, rt.method)
-				if rt.method != r.Method && (rt.method != http.MethodGet || r.Method != http.MethodHead) {
+				if rt.method != r.Method && (r.Method != http.MethodHead || !rt.safe()) {
 					continue
 				}
 				if !s.has(rt.role) {

@@ -26,6 +26,8 @@ const (
 	metadataMaxAge = 30 * time.Second
 	// A commit waits at most this long for Kafka.
 	commitTimeout = 10 * time.Second
+	// A member that leaves tells Kafka so within this time.
+	leaveTimeout = 5 * time.Second
 )
 
 // GroupOptions say what a member of a consumer group reads. Either Topics or Pattern is set.
@@ -234,8 +236,15 @@ func (c *Cluster) Committed(ctx context.Context, group string) (map[event.TopicP
 	return out, nil
 }
 
-// Close leaves the group, so that its other members take over at once.
-func (g *Group) Close() { g.client.CloseAllowingRebalance() }
+// Close leaves the group, so that its other members take over at once; where Kafka cannot be
+// told, they do after the session timeout.
+func (g *Group) Close() {
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+	defer cancel()
+	g.client.AllowRebalance()
+	_ = g.client.LeaveGroupContext(ctx)
+	g.client.CloseAllowingRebalance()
+}
 
 func recordOf(r *kgo.Record) event.Record {
 	out := event.Record{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Key: r.Key, Value: r.Value, Timestamp: r.Timestamp}

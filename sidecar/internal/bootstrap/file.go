@@ -41,6 +41,7 @@ const (
 
 	configRetention = "retention.ms"
 	configMaxBytes  = "max.message.bytes"
+	minMaxBytes     = 1_048_588 // Kafka's default
 	configInSync    = "min.insync.replicas"
 	configCleanup   = "cleanup.policy"
 )
@@ -342,7 +343,11 @@ func (p *parser) configs(f entry, d *declaration) {
 			p.mistake(c.line, "%s is %s; it must be one value", c.key, kindOf(c.value))
 		case c.key == configRetention:
 			p.mistake(c.line, "%s is set by retention, such as retention: 7d", c.key)
-		case c.key == configMaxBytes || c.key == configInSync:
+		case c.key == configMaxBytes:
+			if n, err := strconv.Atoi(value); err != nil || n < minMaxBytes {
+				p.mistake(c.line, "%s is %q; it must be a whole number from %d up: the producer sends batches of up to 1,000,000 bytes, and Kafka refuses one as a whole", c.key, value, minMaxBytes)
+			}
+		case c.key == configInSync:
 			if n, err := strconv.Atoi(value); err != nil || n < 1 {
 				p.mistake(c.line, "%s is %q; it must be a whole number from 1 up", c.key, value)
 			}

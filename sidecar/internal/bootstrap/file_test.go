@@ -112,7 +112,7 @@ topics:
   a.b: {partitions: 1}
   _postamt.x: {partitions: 1}
   "no spaces": {partitions: 1}
-  c: {partitions: 1, configs: {retention.ms: 5, min.insync.replicas: two, segment.ms: [1], x: ~}}
+  c: {partitions: 1, configs: {retention.ms: 5, min.insync.replicas: two, max.message.bytes: 20000, segment.ms: [1], x: ~}}
   d: [partitions]
   e: {partitions: 1, dead_letters: true}
   e.dead-letters: {partitions: 1}
@@ -136,6 +136,7 @@ other: 1
 		`topics.yaml:9: topics has a.b twice; the first is in line 7`,
 		`topics.yaml:10: topic _postamt.x: names that begin with _postamt. or __ are Postamt's and Kafka's own`,
 		`topics.yaml:11: topic "no spaces": a name has a-z, A-Z, 0-9, '.', '_' and '-' only, and is not . or ..`,
+		`topics.yaml:12: max.message.bytes is "20000"; it must be a whole number from 1048588 up: the producer sends batches of up to 1,000,000 bytes, and Kafka refuses one as a whole`,
 		`topics.yaml:12: min.insync.replicas is "two"; it must be a whole number from 1 up`,
 		`topics.yaml:12: retention.ms is set by retention, such as retention: 7d`,
 		`topics.yaml:12: segment.ms is a list; it must be one value`,

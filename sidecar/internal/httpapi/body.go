@@ -60,6 +60,8 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request, maxBytes int64
 			held -= spare
 		}
 		if errors.Is(err, io.EOF) {
+			// The deadline was of the body: left on, it would end the request's context later.
+			_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 			return buf.Bytes(), release, nil
 		}
 		if err != nil {

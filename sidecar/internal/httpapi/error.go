@@ -68,7 +68,9 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		w.Header().Set("Retry-After", strconv.Itoa(retryAfterSeconds))
 	}
 	if ee.Kind == event.Gone {
-		return // nobody is there to read an answer, or it has begun already
+		// Nobody is there to read an answer. Ending here would make net/http send an empty 200
+		// if somebody is after all.
+		panic(http.ErrAbortHandler)
 	}
 	// An answer that ends before its request's body does would leave the rest of the body in
 	// the way of the connection's next request.

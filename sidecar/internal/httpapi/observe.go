@@ -116,7 +116,11 @@ func (s *Server) observe(mux *http.ServeMux) http.Handler {
 		}
 		rec := &recorder{ResponseWriter: w}
 		defer func() {
-			if p := recover(); p != nil && p != http.ErrAbortHandler { //nolint:errorlint // the very value
+			p := recover()
+			aborted := p == http.ErrAbortHandler //nolint:errorlint // the very value
+			if aborted {
+				rec.status = statusOf[event.Gone]
+			} else if p != nil {
 				s.log.Error("panic", "request_id", id, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 				if rec.status == 0 {
 					s.fail(rec, r, fmt.Errorf("panic: %v", p))
@@ -129,6 +133,9 @@ func (s *Server) observe(mux *http.ServeMux) http.Handler {
 			pattern := r.Pattern // the mux has set it
 			s.metrics.requests.WithLabelValues(pattern, method, strconv.Itoa(rec.status)).Inc()
 			s.metrics.duration.WithLabelValues(pattern, method).Observe(time.Since(start).Seconds())
+			if aborted {
+				panic(http.ErrAbortHandler) // net/http closes the connection
+			}
 			s.log.Debug("request", "request_id", id, "method", r.Method, "path", r.URL.Path, "status", rec.status, "duration", time.Since(start))
 		}()
 		mux.ServeHTTP(rec, r)

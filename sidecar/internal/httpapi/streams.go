@@ -66,32 +66,34 @@ func (s *Server) pump(ctx context.Context, st *stream.Stream, out *streamWriter)
 	if out.heartbeat(st.Cursor()) != nil {
 		return
 	}
+	beat := time.Now()
 	for ctx.Err() == nil {
-		turn, cancel := context.WithTimeout(ctx, s.opts.StreamHeartbeat)
+		turn, cancel := context.WithDeadline(ctx, beat.Add(s.opts.StreamHeartbeat))
 		events, err := st.Next(turn)
 		cancel()
-		if err == nil && len(events) == 0 && ctx.Err() == nil {
-			err = out.heartbeat(st.Cursor())
-			if grown := st.Grow(ctx); err == nil && grown != nil && asError(grown).Kind == event.NotFound {
-				err = grown // the topic has been deleted
-			}
-		}
-		if err == nil {
-			err = out.events(events)
+		if out.events(events) != nil {
+			return // the client is gone
 		}
 		now := time.Now()
 		for _, e := range events {
-			if err == nil && e.Record != nil {
+			if e.Record != nil {
 				s.metrics.handedOut(s.metrics.streamed, e.Record, now)
 			}
 		}
-		if ee := (*event.Error)(nil); errors.As(err, &ee) && ee.Kind != event.Unavailable {
-			out.fail(ee)
+		if now.Sub(beat) >= s.opts.StreamHeartbeat && ctx.Err() == nil {
+			beat = now
+			if out.heartbeat(st.Cursor()) != nil {
+				return
+			}
+			err = errors.Join(err, st.Grow(ctx)) // which finds out that a topic was deleted, too
+		}
+		switch {
+		case err == nil, ctx.Err() != nil:
+		case asError(err).Kind != event.Unavailable:
+			out.fail(asError(err))
 			return
-		} else if err != nil && ee == nil {
-			return // the client is gone
-		} else if err != nil {
-			select { // Kafka is away: the client library keeps trying, and so does this
+		default: // Kafka is away: its client keeps trying, and so does this
+			select {
 			case <-ctx.Done():
 			case <-time.After(time.Second):
 			}

@@ -64,7 +64,7 @@ func classify(err error) (event.Kind, int, string) {
 func classifyProduce(err ckafka.Error) (event.Kind, int, string) {
 	switch err.Code() { // IsRetriable is set only by the transactional producer
 	case ckafka.ErrMsgSizeTooLarge, ckafka.ErrInvalidMsgSize:
-		return event.TooLarge, 0, "the record is larger than its topic's max.message.bytes allows"
+		return event.TooLarge, 0, "the record is larger than its topic's max.message.bytes allows (a topic that allows less than 1,048,588 refuses small records, too, when they come many at once)"
 	case ckafka.ErrUnknownTopicOrPart, ckafka.ErrUnknownTopic:
 		return event.NotFound, codeTopicNotFound, "no such topic"
 	case ckafka.ErrUnknownPartition:

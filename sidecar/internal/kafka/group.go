@@ -35,7 +35,7 @@ type GroupOptions struct {
 	Group         string
 	Member        string   // the client id that tools show
 	Topics        []string // by name
-	Pattern       string   // a regular expression
+	Pattern       string   // a regular expression of whole names
 	FromEarliest  bool     // where there is no commit: from the first record, else from the next one
 	ReadCommitted bool     // leave out records of transactions that were aborted or are open
 	// Assigned and Lost are told of partitions as they come and go. Neither is called while
@@ -82,7 +82,7 @@ func OpenGroup(servers []string, opts GroupOptions) (*Group, error) {
 		kgo.MetadataMaxAge(metadataMaxAge),
 	}
 	if opts.Pattern != "" {
-		options = append(options, kgo.ConsumeRegex(), kgo.ConsumeTopics(opts.Pattern), kgo.ConsumeExcludeTopics(`^_postamt\.`, `^__`))
+		options = append(options, kgo.ConsumeRegex(), kgo.ConsumeTopics("^(?:"+opts.Pattern+")$"), kgo.ConsumeExcludeTopics(`^_postamt\.`, `^__`))
 	} else {
 		options = append(options, kgo.ConsumeTopics(opts.Topics...))
 	}

@@ -58,6 +58,40 @@ type handle struct {
 	linger time.Duration
 	p      *ckafka.Producer
 	failed atomic.Bool // for good: librdkafka takes no more records
+
+	using  sync.RWMutex // read-held to hand over records, held to close: p must outlive its users
+	closed bool
+}
+
+// errClosed is of a handle that was replaced between being picked and being used.
+var errClosed = event.Errorf(event.Unavailable, codeUnavailable, "kafka.Produce", "the producer has just been made anew; repeat the request")
+
+// use calls f with the producer, unless it has been closed.
+func (h *handle) use(f func(*ckafka.Producer)) bool {
+	h.using.RLock()
+	defer h.using.RUnlock()
+	if !h.closed {
+		f(h.p)
+	}
+	return !h.closed
+}
+
+// close waits for those who hand over records, gives what is held until ctx ends, and frees
+// the producer. Nothing was held back by it before: librdkafka takes records without waiting.
+func (h *handle) close(ctx context.Context, purge bool) {
+	h.using.Lock()
+	defer h.using.Unlock()
+	if h.closed {
+		return
+	}
+	h.closed = true
+	if purge {
+		_ = h.p.Purge(ckafka.PurgeInFlight | ckafka.PurgeQueue)
+	}
+	for h.p.Flush(100) > 0 && ctx.Err() == nil { // hands out the reports, too
+		continue
+	}
+	h.p.Close()
 }
 
 // NewProducer connects in the background: Kafka need not be there yet.
@@ -89,8 +123,9 @@ func (p *Producer) open(name string, linger time.Duration) (*handle, error) {
 		"partitioner":        "murmur2_random", // keys land where Java clients put them
 		"linger.ms":          strconv.FormatFloat(linger.Seconds()*1000, 'f', -1, 64),
 		"message.timeout.ms": int(p.opts.Timeout.Milliseconds()),
-		// One record may be this large; a batch of several stays below the default of
-		// max.message.bytes, 1,048,588, else small records would be refused with large ones.
+		// One record may be this large; a batch of several stays below the default of a topic's
+		// max.message.bytes, 1,048,588. Kafka refuses a batch as a whole, and librdkafka does not
+		// split one: a topic must not allow less than that (bootstrap sees to it).
 		"message.max.bytes": int(p.opts.MaxRecordBytes),
 		"batch.size":        1_000_000,
 		// What waits is bounded by MAX_IN_FLIGHT_BYTES before it gets here.
@@ -159,9 +194,9 @@ func (p *Producer) replace(h *handle, cause error) {
 			return
 		}
 		p.slot(h.name).Store(next)
-		_ = h.p.Purge(ckafka.PurgeInFlight | ckafka.PurgeQueue)
-		h.p.Flush(1000) // hands out the reports of what was purged
-		h.p.Close()
+		bounded, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		h.close(bounded, true)
 	})
 }
 
@@ -195,19 +230,25 @@ func (p *Producer) Produce(ctx context.Context, records []event.Record) []event.
 	// for us, even when this call has given up.
 	reports := make(chan ckafka.Event, len(records))
 	open := 0
-	for i := range records {
-		r := &records[i]
-		if r.Timestamp.IsZero() {
-			r.Timestamp = start
+	alive := h.use(func(client *ckafka.Producer) {
+		for i := range records {
+			r := &records[i]
+			if r.Timestamp.IsZero() {
+				r.Timestamp = start
+			}
+			r.Timestamp = r.Timestamp.Truncate(time.Millisecond)
+			if err := client.Produce(message(r, i), reports); err != nil {
+				results[i].Err = p.failed(h, err)
+				continue
+			}
+			results[i].Err = errOpen
+			open++
 		}
-		r.Timestamp = r.Timestamp.Truncate(time.Millisecond)
-		err := h.p.Produce(message(r, i), reports)
-		if err != nil {
-			results[i].Err = p.failed(h, err)
-			continue
+	})
+	if !alive {
+		for i := range results {
+			results[i].Err = errClosed
 		}
-		results[i].Err = errOpen
-		open++
 	}
 	for open > 0 {
 		select {
@@ -258,23 +299,17 @@ func message(r *event.Record, index int) *ckafka.Message {
 	return m
 }
 
-// Close gives what is in flight until ctx ends, then closes both handles. No Produce may be
-// running or begin.
+// Close gives what is in flight until ctx ends, then closes both handles. A Produce that
+// begins later fails.
 func (p *Producer) Close(ctx context.Context) {
 	p.mu.Lock()
 	p.closing = true
 	p.mu.Unlock()
 	var closing sync.WaitGroup
 	for _, h := range []*handle{p.quick.Load(), p.batching.Load()} {
-		if h == nil {
-			continue
+		if h != nil {
+			closing.Go(func() { h.close(ctx, false) })
 		}
-		closing.Go(func() {
-			for h.p.Flush(100) > 0 && ctx.Err() == nil {
-				continue
-			}
-			h.p.Close()
-		})
 	}
 	closing.Wait()
 	p.workers.Wait()

@@ -2,6 +2,7 @@ package restproxy
 
 import (
 	"encoding/json"
+	"math"
 	"regexp"
 	"strconv"
 	"strings"
@@ -197,8 +198,8 @@ func DecodeCommit(body []byte) (map[event.TopicPartition]event.Commit, error) {
 			return nil, event.Errorf(event.Unprocessable, 0, op, "offsets[%d].topic is missing", i)
 		case o.Partition == nil || *o.Partition < 0:
 			return nil, event.Errorf(event.Unprocessable, 0, op, "offsets[%d].partition is missing or negative", i)
-		case o.Offset == nil || *o.Offset < 0:
-			return nil, event.Errorf(event.Unprocessable, 0, op, "offsets[%d].offset is missing or negative; it must be the offset of the last record that you have done with", i)
+		case o.Offset == nil || *o.Offset < 0 || *o.Offset == math.MaxInt64:
+			return nil, event.Errorf(event.Unprocessable, 0, op, "offsets[%d].offset is missing, negative or out of range; it must be the offset of the last record that you have done with", i)
 		}
 		commits[event.TopicPartition{Topic: o.Topic, Partition: *o.Partition}] = event.Commit{Offset: *o.Offset + 1, Metadata: o.Metadata}
 	}

@@ -65,7 +65,8 @@ type Stream struct {
 	partition int32
 	source    Source
 	positions map[int32]int64 // of the next record
-	first     []Event         // gaps that were found when it was opened
+	ready     []Event         // found, and not handed out yet
+	expired   []int32         // partitions whose next record is gone
 }
 
 // Open finds the place that a request names and begins to read there. Its errors are
@@ -102,7 +103,7 @@ func (o *Opener) Open(ctx context.Context, r Request) (*Stream, error) {
 		s.positions[p] = want
 	}
 	for _, g := range gaps {
-		s.first = append(s.first, Event{Gap: g, Cursor: s.Cursor()})
+		s.ready = append(s.ready, Event{Gap: g, Cursor: s.Cursor()})
 	}
 	s.source, err = o.Source(r.Topic, maps.Clone(s.positions))
 	if err != nil {
@@ -134,43 +135,47 @@ func (o *Opener) resolve(ctx context.Context, r Request, bounds map[int32]event.
 // Cursor is the place of the next record, in all partitions.
 func (s *Stream) Cursor() string { return encodeCursor(s.topic, s.positions) }
 
-// Next waits for events until ctx ends, and returns none then.
+// Next waits for events until ctx ends, and returns none then. After an error the stream can
+// go on: what was read beside it comes with the next call.
 func (s *Stream) Next(ctx context.Context) ([]Event, error) {
-	if events := s.first; events != nil {
-		s.first = nil
+	if len(s.expired) > 0 {
+		if err := s.skip(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if events := s.ready; len(events) > 0 {
+		s.ready = nil
 		return events, nil
 	}
 	records, expired, err := s.source.Poll(ctx, pollRecords)
-	if err != nil {
-		return nil, err
-	}
-	events := make([]Event, 0, len(records)+len(expired))
+	events := make([]Event, 0, len(records))
 	for i := range records {
 		s.positions[records[i].Partition] = records[i].Offset + 1
 		events = append(events, Event{Record: &records[i], Cursor: s.Cursor()})
 	}
-	if len(expired) == 0 {
-		return events, nil
-	}
-	gaps, err := s.skip(ctx, expired)
-	return append(events, gaps...), err
-}
-
-// skip goes on at the first record that there is, where the next one is gone.
-func (s *Stream) skip(ctx context.Context, expired []int32) ([]Event, error) {
-	bounds, err := s.opener.Kafka.Bounds(ctx, s.topic)
+	s.expired = append(s.expired, expired...)
 	if err != nil {
+		s.ready = events
 		return nil, err
 	}
-	var events []Event
+	return events, nil
+}
+
+// skip makes the partitions whose next record is gone go on at the first one that there is.
+func (s *Stream) skip(ctx context.Context) error {
+	bounds, err := s.opener.Kafka.Bounds(ctx, s.topic)
+	if err != nil {
+		return err
+	}
 	to := make(map[int32]int64)
-	for _, p := range expired {
+	for _, p := range s.expired {
 		gap := Gap{p, s.positions[p], bounds[p].Beginning}
 		s.positions[p], to[p] = gap.To, gap.To
-		events = append(events, Event{Gap: gap, Cursor: s.Cursor()})
+		s.ready = append(s.ready, Event{Gap: gap, Cursor: s.Cursor()})
 	}
+	s.expired = nil
 	s.source.Seek(to)
-	return events, nil
+	return nil
 }
 
 // Grow begins to read partitions that the topic has got since.

@@ -1,0 +1,382 @@
+package kafka_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"postamt/sidecar/internal/event"
+	"postamt/sidecar/internal/kafka"
+)
+
+// owned remembers what a Group says of its partitions.
+type owned struct {
+	mu   sync.Mutex
+	tps  map[event.TopicPartition]bool
+	lost int
+}
+
+func (o *owned) assign(tps []event.TopicPartition) { o.set(tps, true) }
+func (o *owned) lose(tps []event.TopicPartition)   { o.set(tps, false) }
+
+func (o *owned) set(tps []event.TopicPartition, mine bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, tp := range tps {
+		if mine {
+			o.tps[tp] = true
+		} else {
+			delete(o.tps, tp)
+			o.lost++
+		}
+	}
+}
+
+func (o *owned) list() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var out []string
+	for tp := range o.tps {
+		out = append(out, fmt.Sprint(tp.Topic, tp.Partition))
+	}
+	slices.Sort(out)
+	return fmt.Sprint(out)
+}
+
+func groupFor(t *testing.T, cluster *kfake.Cluster, opts kafka.GroupOptions) (*kafka.Group, *owned) {
+	t.Helper()
+	o := &owned{tps: make(map[event.TopicPartition]bool)}
+	opts.Group, opts.Assigned, opts.Lost = "g", o.assign, o.lose
+	g, err := kafka.OpenGroup(cluster.ListenAddrs(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(g.Close)
+	return g, o
+}
+
+// poll takes what a Group gives until there are n records.
+func poll(t *testing.T, g *kafka.Group, n int) []event.Record {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	var out []event.Record
+	for len(out) < n {
+		if err := g.Poll(ctx, n-len(out), func(records []event.Record) { out = append(out, records...) }); err != nil {
+			t.Fatal(err)
+		}
+		if ctx.Err() != nil {
+			t.Fatalf("%d records of %d within 20s", len(out), n)
+		}
+	}
+	return out
+}
+
+func produceValues(t *testing.T, cluster *kfake.Cluster, topic string, partition int32, values ...string) {
+	t.Helper()
+	client := clientFor(t, cluster)
+	for _, v := range values {
+		if err := client.ProduceSync(t.Context(), &kgo.Record{Topic: topic, Partition: partition, Value: []byte(v)}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func valuesOf(records []event.Record) string {
+	var out []string
+	for _, r := range records {
+		out = append(out, string(r.Value))
+	}
+	return fmt.Sprint(out)
+}
+
+func tp(topic string, partition int32) event.TopicPartition {
+	return event.TopicPartition{Topic: topic, Partition: partition}
+}
+
+func TestGroupCommitsOnlyWhatItIsTold(t *testing.T) {
+	cluster := clusterFor(t, kfake.SeedTopics(1, "a"))
+	produceValues(t, cluster, "a", 0, "0", "1", "2", "3", "4")
+	c := kafka.NewCluster(clientFor(t, cluster))
+	committed := func() map[event.TopicPartition]event.Commit {
+		got, err := c.Committed(t.Context(), "g")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+
+	g, _ := groupFor(t, cluster, kafka.GroupOptions{Topics: []string{"a"}, FromEarliest: true})
+	if got := valuesOf(poll(t, g, 3)); got != "[0 1 2]" {
+		t.Errorf("the first poll gives %s", got)
+	}
+	g.Close()
+	if got := committed(); len(got) != 0 {
+		t.Fatalf("read and closed, nothing was committed by hand: %v", got)
+	}
+
+	g, _ = groupFor(t, cluster, kafka.GroupOptions{Topics: []string{"a"}, FromEarliest: true})
+	if got := valuesOf(poll(t, g, 5)); got != "[0 1 2 3 4]" {
+		t.Errorf("what was not committed comes again, but %s", got)
+	}
+	want := map[event.TopicPartition]event.Commit{tp("a", 0): {Offset: 2, Metadata: "m"}}
+	if err := g.Commit(t.Context(), want); err != nil {
+		t.Fatal(err)
+	}
+	if got := committed(); !maps.Equal(got, want) {
+		t.Errorf("committed is %v; want %v", got, want)
+	}
+	g.Close()
+	if got := committed(); !maps.Equal(got, want) {
+		t.Errorf("closing changed what was committed to %v", got)
+	}
+
+	g, _ = groupFor(t, cluster, kafka.GroupOptions{Topics: []string{"a"}})
+	if got := valuesOf(poll(t, g, 3)); got != "[2 3 4]" {
+		t.Errorf("after the commit: %s", got)
+	}
+}
+
+func TestGroupWithoutACommitBeginsWithTheNextRecord(t *testing.T) {
+	cluster := clusterFor(t, kfake.SeedTopics(1, "a"))
+	produceValues(t, cluster, "a", 0, "old")
+	g, o := groupFor(t, cluster, kafka.GroupOptions{Topics: []string{"a"}})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for o.list() != "[a0]" && ctx.Err() == nil {
+		turn, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+		_ = g.Poll(turn, 1, func(r []event.Record) { t.Errorf("it reads %s", valuesOf(r)) })
+		cancel()
+	}
+	// The place is found a moment after the assignment: write until something comes.
+	var got string
+	eventually(t, "a new record comes", func() bool {
+		produceValues(t, cluster, "a", 0, "new")
+		turn, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+		defer cancel()
+		_ = g.Poll(turn, 1, func(r []event.Record) { got = valuesOf(r) })
+		return got != ""
+	})
+	if got != "[new]" {
+		t.Errorf("it reads %s", got)
+	}
+}
+
+// A commit that retention has overtaken must not skip to the end.
+func TestGroupGoesOnWithWhatRetentionHasLeft(t *testing.T) {
+	cluster := clusterFor(t, kfake.SeedTopics(1, "a"))
+	produceValues(t, cluster, "a", 0, "0", "1", "2", "3")
+	client := clientFor(t, cluster)
+	commit(t, client, "g", position("a", 0, 1))
+	deleteBefore(t, client, "a", 0, 3)
+	g, _ := groupFor(t, cluster, kafka.GroupOptions{Topics: []string{"a"}})
+	if got := valuesOf(poll(t, g, 1)); got != "[3]" {
+		t.Errorf("it reads %s; want what is left", got)
+	}
+}
+
+func deleteBefore(t *testing.T, client *kgo.Client, topic string, partition int32, offset int64) {
+	t.Helper()
+	offsets := make(kadm.Offsets)
+	offsets.AddOffset(topic, partition, offset, -1)
+	if _, err := kadm.NewClient(client).DeleteRecords(t.Context(), offsets); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestGroupSharesItsPartitionsAndForgetsWhatItLoses(t *testing.T) {
+	t.Parallel()
+	cluster := clusterFor(t, kfake.SeedTopics(2, "a"))
+	keepPolling := func(g *kafka.Group) (stop func()) {
+		ctx, cancel := context.WithCancel(t.Context())
+		var done sync.WaitGroup
+		done.Go(func() {
+			for ctx.Err() == nil {
+				_ = g.Poll(ctx, 10, func([]event.Record) {})
+			}
+		})
+		return func() { cancel(); done.Wait() }
+	}
+	first, firstHas := groupFor(t, cluster, kafka.GroupOptions{Topics: []string{"a"}, Member: "1"})
+	defer keepPolling(first)()
+	eventually(t, "the first has both", func() bool { return firstHas.list() == "[a0 a1]" && len(first.Assigned()) == 2 })
+	second, secondHas := groupFor(t, cluster, kafka.GroupOptions{Topics: []string{"a"}, Member: "2"})
+	stopSecond := keepPolling(second)
+	eventually(t, "each has one", func() bool {
+		a, b := firstHas.list(), secondHas.list()
+		return a == "[a0]" && b == "[a1]" || a == "[a1]" && b == "[a0]"
+	})
+	if firstHas.lost != 1 {
+		t.Errorf("the first lost %d partitions; cooperative is one", firstHas.lost)
+	}
+	// One that leaves gives its partitions over at once, long before the session timeout.
+	stopSecond()
+	start := time.Now()
+	second.Close()
+	eventually(t, "the first has both again", func() bool { return firstHas.list() == "[a0 a1]" })
+	if took := time.Since(start); took > 10*time.Second {
+		t.Errorf("to take over from a member that left took %v", took)
+	}
+	if secondHas.list() != "[]" {
+		t.Errorf("after Close the second says that it has %s", secondHas.list())
+	}
+}
+
+func TestGroupOfAPatternLeavesOurOwnTopicsOut(t *testing.T) {
+	cluster := clusterFor(t, kfake.SeedTopics(1, "test.a", "test.b", "prod.a", "_postamt.test.x", "__test.y"))
+	for _, topic := range []string{"test.a", "test.b", "prod.a", "_postamt.test.x", "__test.y"} {
+		produceValues(t, cluster, topic, 0, topic)
+	}
+	g, o := groupFor(t, cluster, kafka.GroupOptions{Pattern: `.*test\..*`, FromEarliest: true})
+	got := valuesOf(poll(t, g, 2))
+	if got != "[test.a test.b]" && got != "[test.b test.a]" || o.list() != "[test.a0 test.b0]" {
+		t.Errorf("the pattern gives %s of %s", got, o.list())
+	}
+	if _, err := kafka.OpenGroup(cluster.ListenAddrs(), kafka.GroupOptions{Group: "g", Pattern: "("}); kindOf(err) != event.Unprocessable {
+		t.Errorf("a pattern that is none: %v", err)
+	}
+}
+
+func TestGroupCommitThatKafkaRefuses(t *testing.T) {
+	cluster := clusterFor(t, kfake.SeedTopics(1, "a"))
+	produceValues(t, cluster, "a", 0, "0")
+	g, _ := groupFor(t, cluster, kafka.GroupOptions{Topics: []string{"a"}, FromEarliest: true})
+	poll(t, g, 1)
+	offsets := map[event.TopicPartition]event.Commit{tp("a", 0): {Offset: 1}}
+	for _, tc := range []struct {
+		err  *kerr.Error
+		want event.Kind
+	}{
+		{kerr.RebalanceInProgress, event.Conflict},
+		{kerr.IllegalGeneration, event.Conflict},
+		{kerr.GroupAuthorizationFailed, event.Internal},
+		{kerr.UnknownServerError, event.Unavailable},
+	} {
+		fault := cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit}, Group: "g", Err: tc.err, Count: -1})
+		if err := g.Commit(t.Context(), offsets); kindOf(err) != tc.want {
+			t.Errorf("%s: the commit says %v; want %s", tc.err.Message, err, tc.want)
+		}
+		fault.Remove()
+	}
+	eventually(t, "the commit succeeds in the end", func() bool { return g.Commit(t.Context(), offsets) == nil })
+}
+
+func TestGroupPollWithoutRecords(t *testing.T) {
+	cluster := clusterFor(t, kfake.SeedTopics(1, "a"))
+	g, _ := groupFor(t, cluster, kafka.GroupOptions{Topics: []string{"a"}})
+	none := func(r []event.Record) { t.Errorf("it reads %s", valuesOf(r)) }
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := g.Poll(ctx, 1, none); err != nil {
+		t.Errorf("nothing came: %v; want nil", err)
+	}
+	if err := g.Buffered(1, none); err != nil {
+		t.Errorf("nothing is buffered: %v; want nil", err)
+	}
+	g.Close()
+	if err := g.Poll(t.Context(), 1, none); kindOf(err) != event.Unavailable {
+		t.Errorf("after Close: %v; want unavailable", err)
+	}
+}
+
+func TestPartitionsReadFromGivenOffsets(t *testing.T) {
+	t.Parallel()
+	cluster := clusterFor(t, kfake.SeedTopics(2, "a"))
+	produceValues(t, cluster, "a", 0, "0", "1", "2", "3")
+	produceValues(t, cluster, "a", 1, "x", "y")
+	p := partitionsFor(t, cluster, map[int32]int64{0: 2, 1: 1})
+	got, _ := pollPartitions(t, p, 3, 0)
+	slices.SortStableFunc(got, func(a, b event.Record) int { return int(a.Partition - b.Partition) })
+	if valuesOf(got) != "[2 3 y]" || got[0].Offset != 2 || got[2].Partition != 1 || got[2].Topic != "a" {
+		t.Errorf("it reads %+v", got)
+	}
+	p.Seek(map[int32]int64{0: 1})
+	if got, _ := pollPartitions(t, p, 3, 0); valuesOf(got) != "[1 2 3]" {
+		t.Errorf("after Seek it reads %s", valuesOf(got))
+	}
+}
+
+func TestPartitionsReportAnExpiredOffsetAndGoOnAfterSeek(t *testing.T) {
+	t.Parallel()
+	cluster := clusterFor(t, kfake.SeedTopics(2, "a"))
+	produceValues(t, cluster, "a", 0, "0", "1", "2", "3")
+	produceValues(t, cluster, "a", 1, "x")
+	deleteBefore(t, clientFor(t, cluster), "a", 0, 2)
+	p := partitionsFor(t, cluster, map[int32]int64{0: 1, 1: 0})
+	got, expired := pollPartitions(t, p, 1, 1)
+	if valuesOf(got) != "[x]" || !slices.Equal(expired, []int32{0}) {
+		t.Fatalf("it reads %s, expired are %v; want partition 0", valuesOf(got), expired)
+	}
+	p.Seek(map[int32]int64{0: 2})
+	if got, expired := pollPartitions(t, p, 2, 0); valuesOf(got) != "[2 3]" || len(expired) > 0 {
+		t.Errorf("after Seek it reads %s, expired are %v", valuesOf(got), expired)
+	}
+}
+
+func partitionsFor(t *testing.T, cluster *kfake.Cluster, from map[int32]int64) *kafka.Partitions {
+	t.Helper()
+	p, err := kafka.OpenPartitions(cluster.ListenAddrs(), "a", from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	return p
+}
+
+// pollPartitions polls until there are so many records and expired partitions.
+func pollPartitions(t *testing.T, p *kafka.Partitions, records, expired int) ([]event.Record, []int32) {
+	t.Helper()
+	var got []event.Record
+	var gone []int32
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for len(got) < records || len(gone) < expired {
+		r, e, err := p.Poll(ctx, 100)
+		if err != nil || ctx.Err() != nil {
+			t.Fatalf("%v: %d records, %d expired partitions; want %d and %d", err, len(got), len(gone), records, expired)
+		}
+		got, gone = append(got, r...), append(gone, e...)
+	}
+	return got, gone
+}
+
+func TestOffsetsAtATime(t *testing.T) {
+	cluster := clusterFor(t, kfake.SeedTopics(3, "a"))
+	client := clientFor(t, cluster)
+	start := time.UnixMilli(1767323045000)
+	produceAt(t, client, "a", 0, start, start.Add(time.Second), start.Add(2*time.Second))
+	produceAt(t, client, "a", 1, start)
+	got, err := kafka.NewCluster(client).OffsetsAt(t.Context(), "a", start.Add(500*time.Millisecond))
+	if want := map[int32]int64{0: 1, 1: 1, 2: 0}; err != nil || !maps.Equal(got, want) {
+		t.Errorf("offsets are %v, %v; want %v", got, err, want)
+	}
+}
+
+// What does not fit into one fetch is read all the same.
+func TestPartitionsReadARecordLargerThanAFetch(t *testing.T) {
+	cluster := clusterFor(t, kfake.SeedTopics(1, "a"))
+	admin := kafka.NewAdmin(clientFor(t, cluster))
+	if err := admin.SetTopicConfigs(t.Context(), "a", map[string]string{"max.message.bytes": "20000000"}); err != nil {
+		t.Fatal(err)
+	}
+	p, _ := producerFor(t, cluster.ListenAddrs(), 10*time.Second)
+	large := bytes.Repeat([]byte("0123456789"), 1_200_000)
+	if r := p.Produce(t.Context(), []event.Record{{Topic: "a", Value: large}, {Topic: "a", Value: []byte("next")}}); r[0].Err != nil || r[1].Err != nil {
+		t.Fatal(r[0].Err, r[1].Err)
+	}
+	got, _ := pollPartitions(t, partitionsFor(t, cluster, map[int32]int64{0: 0}), 2, 0)
+	if !bytes.Equal(got[0].Value, large) || string(got[1].Value) != "next" {
+		t.Errorf("it reads %d and %d bytes", len(got[0].Value), len(got[1].Value))
+	}
+}

@@ -15,7 +15,7 @@ import (
 )
 
 func TestEveryContainerIsHealthy(t *testing.T) {
-	for _, id := range strings.Fields(compose(t, "ps", "-aq")) {
+	for id := range strings.FieldsSeq(compose(t, "ps", "-aq")) {
 		var c struct {
 			Name  string
 			State struct {
@@ -42,11 +42,14 @@ func TestEveryContainerIsHealthy(t *testing.T) {
 
 // The dashboard and Kafka's plain listener stay on this machine, whatever BIND_ADDRESS says.
 func TestPortsArePublishedOnLoopback(t *testing.T) {
-	for _, id := range strings.Fields(compose(t, "ps", "-q")) {
+	for id := range strings.FieldsSeq(compose(t, "ps", "-q")) {
 		var c struct {
 			Name            string
 			NetworkSettings struct {
-				Ports map[string][]struct{ HostIp, HostPort string }
+				Ports map[string][]struct {
+					IP   string `json:"HostIp"`
+					Port string `json:"HostPort"`
+				}
 			}
 		}
 		if err := json.Unmarshal([]byte(docker(t, "inspect", "--format", "{{json .}}", id)), &c); err != nil {
@@ -54,8 +57,8 @@ func TestPortsArePublishedOnLoopback(t *testing.T) {
 		}
 		for port, bindings := range c.NetworkSettings.Ports {
 			for _, b := range bindings {
-				if b.HostIp != "127.0.0.1" {
-					t.Errorf("%s: %s is published on %s:%s; want 127.0.0.1", c.Name, port, b.HostIp, b.HostPort)
+				if b.IP != "127.0.0.1" {
+					t.Errorf("%s: %s is published on %s:%s; want 127.0.0.1", c.Name, port, b.IP, b.Port)
 				}
 			}
 		}
@@ -143,9 +146,7 @@ func TestUpAgainChangesNothing(t *testing.T) {
 			}
 		}
 		for _, path := range []string{".", "secrets", "scripts", "compose", "traefik", "prometheus", "grafana"} {
-			for name, sum := range files(t, filepath.Join(project.root, path), path != ".") {
-				got[name] = sum
-			}
+			maps.Copy(got, files(t, filepath.Join(project.root, path), path != "."))
 		}
 		maps.Copy(got, files(t, project.envFile, false))
 		return got

@@ -191,7 +191,10 @@ func serveUntil(ctx context.Context, srv *http.Server, ln net.Listener, grace ti
 	if err != nil { // what has not ended by now is cut off
 		err = errors.Join(fmt.Errorf("requests did not end within %v: %w", grace, err), srv.Close())
 	}
-	<-errc // Serve has returned: no goroutine outlives this call
+	// Serve has returned then: no goroutine outlives this call.
+	if served := <-errc; !errors.Is(served, http.ErrServerClosed) {
+		err = errors.Join(err, served)
+	}
 	return err
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"strings"
@@ -94,9 +95,7 @@ func devDefaults(environ map[string]string) map[string]string {
 		"HTTP_ADDRESS": "127.0.0.1:8088", "METRICS_ADDRESS": "127.0.0.1:8089",
 		"LOG_FORMAT": "text", "LOG_LEVEL": "WARN", "SHUTDOWN_LISTEN_GRACE": "0s", "MONITOR_INTERVAL": "2s",
 	}
-	for name, value := range environ {
-		out[name] = value
-	}
+	maps.Copy(out, environ)
 	return out
 }
 

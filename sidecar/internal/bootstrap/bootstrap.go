@@ -138,7 +138,7 @@ type run struct {
 func (b *run) say(msg string, args ...any) {
 	if time.Since(b.said) >= sayEvery {
 		b.said = time.Now()
-		b.o.Log.Info(msg, args...)
+		b.o.Log.Info(msg, args...) //nolint:sloglint // the callers' are constants
 	}
 }
 

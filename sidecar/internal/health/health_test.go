@@ -74,6 +74,8 @@ func TestACheckThatHangsFailsWithinTheInterval(t *testing.T) {
 			t.Errorf("the report is %+v; want degraded, with the error", r)
 		}
 		cancel()
-		<-done
+		if err := <-done; err != nil {
+			t.Errorf("Run returned %v after it was asked to stop", err)
+		}
 	})
 }

@@ -134,7 +134,7 @@ func (a *Admin) SetTopicConfigs(ctx context.Context, topic string, configs map[s
 	const op = "kafka.SetTopicConfigs"
 	var alter []kadm.AlterConfig
 	for _, name := range slices.Sorted(maps.Keys(configs)) {
-		alter = append(alter, kadm.AlterConfig{Op: kadm.SetConfig, Name: name, Value: kadm.StringPtr(configs[name])})
+		alter = append(alter, kadm.AlterConfig{Op: kadm.SetConfig, Name: name, Value: new(configs[name])})
 	}
 	responses, err := a.admin.AlterTopicConfigs(ctx, alter, topic)
 	if err != nil {

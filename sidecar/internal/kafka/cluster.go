@@ -134,7 +134,7 @@ func (c *Cluster) ask(ctx context.Context, names []string) (*kmsg.MetadataRespon
 	}
 	for _, name := range names {
 		t := kmsg.NewMetadataRequestTopic()
-		t.Topic = kmsg.StringPtr(name)
+		t.Topic = new(name)
 		req.Topics = append(req.Topics, t)
 	}
 	resp, err := req.RequestWith(ctx, c.client)

@@ -22,6 +22,9 @@ const (
 	// replica with a thousand sessions that is what memory there may be of it.
 	fetchMaxBytes          = 8 << 20
 	fetchMaxPartitionBytes = 1 << 20
+	// A fetch of idle partitions returns after this time. Until then a partition that has just
+	// come from another member waits; a shorter time means more requests of idle sessions.
+	fetchMaxWait = 2 * time.Second
 	// New topics and partitions are noticed within this time.
 	metadataMaxAge = 30 * time.Second
 	// A commit waits at most this long for Kafka.
@@ -79,6 +82,7 @@ func OpenGroup(servers []string, opts GroupOptions) (*Group, error) {
 		kgo.FetchIsolationLevel(isolation),
 		kgo.FetchMaxBytes(fetchMaxBytes),
 		kgo.FetchMaxPartitionBytes(fetchMaxPartitionBytes),
+		kgo.FetchMaxWait(fetchMaxWait),
 		kgo.MetadataMaxAge(metadataMaxAge),
 	}
 	if opts.Pattern != "" {

@@ -82,6 +82,7 @@ func OpenPartitions(servers []string, topic string, from map[int32]int64) (*Part
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		kgo.FetchMaxBytes(fetchMaxBytes),
 		kgo.FetchMaxPartitionBytes(fetchMaxPartitionBytes),
+		kgo.FetchMaxWait(fetchMaxWait),
 		kgo.MetadataMaxAge(metadataMaxAge),
 	)
 	if err != nil {

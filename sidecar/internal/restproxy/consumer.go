@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"math"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -152,10 +153,8 @@ func DecodeSubscription(body []byte) (Subscription, error) {
 	if err := unmarshal(body, &s); err != nil {
 		return s, err
 	}
-	for _, topic := range s.Topics {
-		if topic == "" {
-			return s, event.Errorf(event.Unprocessable, 0, op, "topics has an empty name")
-		}
+	if slices.Contains(s.Topics, "") {
+		return s, event.Errorf(event.Unprocessable, 0, op, "topics has an empty name")
 	}
 	switch {
 	case len(s.Topics) > 0:

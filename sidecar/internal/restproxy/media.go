@@ -105,7 +105,7 @@ func CheckRecordsAccept(accept []string, session Format) error {
 func negotiate(accept []string, preferred Format) (Format, error) {
 	var named []Format
 	open := false
-	for _, part := range strings.Split(strings.Join(accept, ","), ",") {
+	for part := range strings.SplitSeq(strings.Join(accept, ","), ",") {
 		if strings.TrimSpace(part) == "" {
 			continue
 		}

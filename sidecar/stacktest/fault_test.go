@@ -3,6 +3,7 @@
 package stacktest
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -132,4 +133,55 @@ func TestFaultRestartOfKafkaLosesNothing(t *testing.T) {
 			t.Errorf("the %s that was open got %d records; want each of the %d once", name, len(got), len(want))
 		}
 	}
+}
+
+// Without Kafka the producer stays in rotation: it says 503 in time, and what needs no Kafka
+// works as ever.
+func TestFaultKafkaAwayIsAnErrorInTime(t *testing.T) {
+	topic := newTopic(t, 1)
+	kafka := containers(t, "kafka")[0]
+	t.Cleanup(func() {
+		compose(t, "up", "-d", "--wait", "--no-deps", "--no-recreate", "kafka")
+		eventually(t, time.Minute, "writing after Kafka is back", func() error {
+			got, err := request("POST", "/topics/"+topic+"/records", "after")
+			if err == nil && got.status != 200 {
+				err = fmt.Errorf("got %v; want 200", got)
+			}
+			return err
+		})
+	})
+	docker(t, "stop", "--time", "60", kafka)
+
+	type outcome struct {
+		path string
+		got  answer
+		err  error
+		took time.Duration
+	}
+	outcomes := make(chan outcome)
+	paths := []string{"/topics/" + topic + "/records", "/topics/" + topic, "/topics/no-such-topic/records"}
+	for _, path := range paths {
+		go func() {
+			begun := time.Now()
+			got, err := request("POST", path, `{"records":[{"value":1}]}`, "Content-Type: application/vnd.kafka.json.v2+json")
+			outcomes <- outcome{path, got, err, time.Since(begun)}
+		}()
+	}
+	expect(t, 404, "GET", "/nowhere", "")
+	expect(t, 200, "GET", "/health", "")
+	for range paths {
+		o := <-outcomes
+		var body struct {
+			Code int `json:"error_code"`
+		}
+		if o.err != nil || o.got.status != 503 || o.got.header.Get("Retry-After") == "" {
+			t.Errorf("POST %s without Kafka: %v, %v; want 503 with Retry-After", o.path, o.got, o.err)
+		} else if o.got.decode(t, &body); body.Code == 0 {
+			t.Errorf("POST %s without Kafka: %v; want an error_code", o.path, o.got)
+		}
+		if o.took > 31*time.Second {
+			t.Errorf("POST %s without Kafka took %v; want 30 s at most", o.path, o.took)
+		}
+	}
+	awaitServers(t, "producer", len(containers(t, "producer")))
 }

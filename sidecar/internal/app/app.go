@@ -61,19 +61,21 @@ func Run(ctx context.Context, role Role, cfg config.Config, log *slog.Logger, re
 	checks := []health.Check{{Name: "kafka", Run: cluster.Refresh}}
 	parts := httpapi.Parts{Topics: cluster}
 	var workers []worker
+	var stopBy time.Time // set once serve has returned
 
 	if role.is(Producer) {
 		producer, err := kafka.NewProducer(kafka.ProducerOptions{
 			Servers: cfg.Kafka.BootstrapServers, Linger: cfg.ProducerLinger,
 			// Kafka's last word comes before the request's deadline.
 			Timeout:        cfg.RequestTimeout - cfg.RequestTimeout/10,
+			MaxQueuedBytes: cfg.Limits.InFlightBytes,
 			MaxRecordBytes: cfg.Limits.BatchBytes + recordOverheadBytes,
 		}, log, reg)
 		if err != nil {
 			return err
 		}
 		defer func() {
-			flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.Shutdown.Timeout)
+			flush, cancel := context.WithDeadline(context.WithoutCancel(ctx), stopBy)
 			defer cancel()
 			producer.Close(flush)
 		}()
@@ -97,7 +99,8 @@ func Run(ctx context.Context, role Role, cfg config.Config, log *slog.Logger, re
 	}
 	parts.Health = health.New(string(role), Version, cfg.HealthInterval, checks, log, reg)
 	workers = append(workers, parts.Health.Run)
-	return serve(ctx, cfg, parts, workers, log, reg, ready)
+	stopBy, err = serve(ctx, cfg, parts, workers, log, reg, ready)
+	return err
 }
 
 // recordOverheadBytes is what a record needs beside its key, value and headers.
@@ -118,7 +121,9 @@ func lagOf(c *lag.Collector, group string) (any, error) {
 	return only, nil
 }
 
-func serve(ctx context.Context, cfg config.Config, parts httpapi.Parts, workers []worker, log *slog.Logger, reg *prometheus.Registry, ready func(api, metrics net.Addr)) error {
+// serve returns by when the rest must have stopped, too.
+func serve(ctx context.Context, cfg config.Config, parts httpapi.Parts, workers []worker, log *slog.Logger, reg *prometheus.Registry, ready func(api, metrics net.Addr)) (stopBy time.Time, err error) {
+	stopBy = time.Now()
 	// Background work goes on until the last request has ended.
 	work, endWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer endWork()
@@ -127,11 +132,11 @@ func serve(ctx context.Context, cfg config.Config, parts httpapi.Parts, workers 
 
 	api, err := net.Listen("tcp", cfg.HTTPAddress)
 	if err != nil {
-		return fmt.Errorf("HTTP_ADDRESS: %w", err)
+		return stopBy, fmt.Errorf("HTTP_ADDRESS: %w", err)
 	}
 	metrics, err := net.Listen("tcp", cfg.MetricsAddress)
 	if err != nil {
-		return errors.Join(fmt.Errorf("METRICS_ADDRESS: %w", err), api.Close())
+		return stopBy, errors.Join(fmt.Errorf("METRICS_ADDRESS: %w", err), api.Close())
 	}
 	handler := httpapi.New(stopping, parts, httpapi.Options{
 		Limits: cfg.Limits, RequestTimeout: cfg.RequestTimeout, ReadTimeout: cfg.ReadTimeout, Session: cfg.Session,
@@ -145,6 +150,7 @@ func serve(ctx context.Context, cfg config.Config, parts httpapi.Parts, workers 
 			log.Info("asked to stop", "listen_grace", cfg.Shutdown.ListenGrace)
 			parts.Health.Drain()
 			time.Sleep(cfg.Shutdown.ListenGrace) // the proxy's health checks see it meanwhile
+			stopBy = time.Now().Add(cfg.Shutdown.Timeout)
 			stop()
 		}
 		return serveUntil(failed, server(handler, cfg, log), api, cfg.Shutdown.Timeout, drain)
@@ -159,7 +165,8 @@ func serve(ctx context.Context, cfg config.Config, parts httpapi.Parts, workers 
 	if ready != nil {
 		ready(api.Addr(), metrics.Addr())
 	}
-	return group.Wait()
+	err = group.Wait()
+	return stopBy, err
 }
 
 func server(handler http.Handler, cfg config.Config, log *slog.Logger) *http.Server {

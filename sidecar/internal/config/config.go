@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"strings"
@@ -70,36 +71,47 @@ type Session struct {
 // Shutdown configures what happens after SIGTERM.
 type Shutdown struct {
 	ListenGrace time.Duration `env:"LISTEN_GRACE" envDefault:"5s" help:"after SIGTERM: how long requests are still taken while /health says 503, so that the proxy can turn away"`
-	Timeout     time.Duration `env:"TIMEOUT" envDefault:"15s" help:"after that: how long requests in flight may take to end, and then the producer"`
+	Timeout     time.Duration `env:"TIMEOUT" envDefault:"25s" help:"after that: how long requests in flight and the producer may take to end"`
 }
 
 // Load reads the Config from environment variables and checks it. Its error has one line
 // for each mistake.
 func Load(environ map[string]string) (Config, error) {
 	cfg, err := env.ParseAsWithOptions[Config](env.Options{Environment: environ})
-	if agg := (env.AggregateError{}); errors.As(err, &agg) {
-		err = errors.Join(explain(agg.Errors)...)
+	if err == nil {
+		return cfg, cfg.check()
 	}
-	// A field that could not be parsed is zero: what check would say of it is noise.
-	if err != nil {
+	var all env.AggregateError
+	if !errors.As(err, &all) {
 		return cfg, err
 	}
-	return cfg, cfg.check()
-}
-
-// explain names the variable where env names the field of the struct.
-func explain(errs []error) []error {
-	var fields Config
-	names := make(map[string]string)
-	for _, v := range fields.variables() {
-		names[v.field] = v.Name
-	}
-	for i, err := range errs {
-		if pe := (env.ParseError{}); errors.As(err, &pe) {
-			errs[i] = fmt.Errorf("%s: %w", names[pe.Name], pe.Err)
+	// The others are checked as if what cannot be read were not there.
+	readable := maps.Clone(environ)
+	mistakes := make([]error, len(all.Errors))
+	for i, err := range all.Errors {
+		mistakes[i] = err
+		var parse env.ParseError
+		if errors.As(err, &parse) {
+			name := variableOf(parse.Name)
+			mistakes[i] = fmt.Errorf("%s: %w", name, parse.Err)
+			delete(readable, name)
 		}
 	}
-	return errs
+	if cfg, err = env.ParseAsWithOptions[Config](env.Options{Environment: readable}); err == nil {
+		mistakes = append(mistakes, cfg.check())
+	}
+	return cfg, errors.Join(mistakes...)
+}
+
+// variableOf names the variable of a field of the struct, which is what env's errors name.
+func variableOf(field string) string {
+	var c Config
+	for _, v := range c.variables() {
+		if v.field == field {
+			return v.Name
+		}
+	}
+	return field
 }
 
 func (c *Config) check() error {
@@ -114,8 +126,10 @@ func (c *Config) check() error {
 		require(err == nil, "%s is %q; it must be host:port or :port", name, address)
 	}
 	require(len(c.Kafka.BootstrapServers) > 0, "KAFKA_BOOTSTRAP_SERVERS is empty; it must be host:port, with commas between several")
-	for _, server := range c.Kafka.BootstrapServers {
-		host, port, err := net.SplitHostPort(strings.TrimSpace(server))
+	for i, server := range c.Kafka.BootstrapServers {
+		server = strings.TrimSpace(server) // as after the comma of "a:9092, b:9092"
+		c.Kafka.BootstrapServers[i] = server
+		host, port, err := net.SplitHostPort(server)
 		require(err == nil && host != "" && port != "", "KAFKA_BOOTSTRAP_SERVERS has %q; it must be host:port, with commas between several", server)
 	}
 	require(c.Kafka.ReplicationFactor >= 1, "KAFKA_REPLICATION_FACTOR is %d; it must be at least 1", c.Kafka.ReplicationFactor)

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -33,6 +32,10 @@ func TestEveryMistakeIsReportedAtOnce(t *testing.T) {
 				"MAX_RECORDS is 0; it must be positive", "MAX_BATCH_BYTES is 1; it must not be below MAX_BODY_BYTES, 1048576", "SHUTDOWN_TIMEOUT is 0s; it must be positive",
 			},
 		},
+		"both": {
+			map[string]string{"REQUEST_TIMEOUT": "soon", "LOG_FORMAT": "xml"},
+			[]string{"REQUEST_TIMEOUT: ", `LOG_FORMAT is "xml"`},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Load(tc.environ)
@@ -52,7 +55,7 @@ func TestEveryMistakeIsReportedAtOnce(t *testing.T) {
 }
 
 func TestTableHasEveryVariableWithItsValue(t *testing.T) {
-	cfg, err := Load(map[string]string{"KAFKA_BOOTSTRAP_SERVERS": "a:1,b:2"})
+	cfg, err := Load(map[string]string{"KAFKA_BOOTSTRAP_SERVERS": "a:1, b:2"}) // the space is not of the name
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,8 +76,5 @@ func TestTableHasEveryVariableWithItsValue(t *testing.T) {
 		if v.Name == "" || v.Help == "" || v.Default == "" {
 			t.Errorf("%s (%q) lacks a name, a default or an explanation", v.field, v.Name)
 		}
-	}
-	if got := format(reflect.ValueOf(Secret("x"))); got != "[redacted]" {
-		t.Errorf("a secret prints as %q", got)
 	}
 }

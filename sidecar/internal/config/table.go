@@ -8,11 +8,6 @@ import (
 	"text/tabwriter"
 )
 
-// Secret is a value that is never printed.
-type Secret string
-
-func (Secret) String() string { return "[redacted]" }
-
 // Variable is one row of what `postamt config` prints.
 type Variable struct {
 	Name, Default, Value, Help string
@@ -20,7 +15,7 @@ type Variable struct {
 }
 
 // WriteTable prints every variable with its default, its value in force and what it is
-// for. Secrets are redacted.
+// for.
 func (c *Config) WriteTable(w io.Writer) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tw, "VARIABLE\tDEFAULT\tVALUE\tWHAT IT IS FOR")

@@ -4,11 +4,14 @@ package health
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"postamt/sidecar/internal/event"
 )
 
 // Status is the state of a role or of one check.
@@ -107,7 +110,7 @@ func (m *Monitor) run(ctx context.Context, c Check) {
 	r := Result{Status: OK, LatencyMS: float64(time.Since(start).Microseconds()) / 1000}
 	up := 1.0
 	if err != nil {
-		r.Status, r.Error, up = Failing, err.Error(), 0
+		r.Status, r.Error, up = Failing, shown(err), 0
 	}
 	m.gauge.WithLabelValues(c.Name).Set(up)
 	m.mu.Lock()
@@ -120,6 +123,14 @@ func (m *Monitor) run(ctx context.Context, c Check) {
 	case err == nil && before == Failing:
 		m.log.Info("check succeeds again", "check", c.Name)
 	}
+}
+
+// shown is what anyone may read of an error: the log has the rest.
+func shown(err error) string {
+	if ee := (*event.Error)(nil); errors.As(err, &ee) {
+		return ee.Msg
+	}
+	return err.Error()
 }
 
 // Drain makes the role report draining from now on, so that proxies turn away.

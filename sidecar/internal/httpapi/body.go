@@ -23,7 +23,7 @@ const bodyStep = 64 << 10
 
 // readBody reads a request's body whole, unpacked, up to maxBytes; variable names the limit.
 // What is read counts as in flight until release is called, which must be, error or not.
-func (s *Server) readBody(w http.ResponseWriter, r *http.Request, maxBytes int64, variable string) (body []byte, release func(), err error) {
+func (s *Server) readBody(r *http.Request, maxBytes int64, variable string) (body []byte, release func(), err error) {
 	var held int64
 	release = func() { s.inFlight.Release(held) }
 	hold := func(n int64) error {
@@ -42,7 +42,8 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request, maxBytes int64
 		return nil, release, err
 	}
 	defer func() { _ = unpacked.Close() }()
-	buf := bytes.NewBuffer(make([]byte, 0, max(0, r.ContentLength)+bytes.MinRead))
+	// What a client only says that it will send takes no memory.
+	buf := bytes.NewBuffer(make([]byte, 0, min(max(0, r.ContentLength), bodyStep)+bytes.MinRead))
 	for {
 		step := int64(bodyStep)
 		if unpacked == r.Body && r.ContentLength >= 0 { // small bodies are counted as such
@@ -60,8 +61,6 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request, maxBytes int64
 			held -= spare
 		}
 		if errors.Is(err, io.EOF) {
-			// The deadline was of the body: left on, it would end the request's context later.
-			_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 			return buf.Bytes(), release, nil
 		}
 		if err != nil {
@@ -113,22 +112,34 @@ func (s *Server) writeJSON(w http.ResponseWriter, r *http.Request, status int, c
 	_ = s.write(w, status, contentType, append(body, '\n'))
 }
 
-// write answers with a body, and gives a client that reads too slowly as long as one that
-// writes too slowly. An error means that the client did not get all of it.
+// write answers with a body. An error means that the client did not get all of it.
 func (s *Server) write(w http.ResponseWriter, status int, contentType string, body []byte) error {
-	rc := http.NewResponseController(w)
-	_ = rc.SetWriteDeadline(time.Now().Add(s.opts.ReadTimeout))
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
-	if _, err := w.Write(body); err != nil {
-		return err
+	return s.send(w, body)
+}
+
+// sendStep is how much of an answer a client must take within READ_TIMEOUT: one that reads
+// slowly is waited for, one that has stopped is not.
+const sendStep = 64 << 10
+
+// send writes a part of an answer through to the client.
+func (s *Server) send(w http.ResponseWriter, b []byte) error {
+	rc := http.NewResponseController(w)
+	for len(b) > 0 {
+		_ = rc.SetWriteDeadline(time.Now().Add(s.opts.ReadTimeout))
+		n, err := w.Write(b[:min(len(b), sendStep)])
+		if err != nil {
+			return err
+		}
+		b = b[n:]
 	}
 	// What is only in our buffer has not been received by anyone.
 	if err := rc.Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
-	_ = rc.SetWriteDeadline(time.Time{}) // the connection's next answer may be a stream
+	_ = rc.SetWriteDeadline(time.Time{}) // what comes next may take its time
 	return nil
 }
 

@@ -182,6 +182,9 @@ func (s *Server) readSession(w http.ResponseWriter, r *http.Request) error {
 	defer cancel()
 	defer context.AfterFunc(s.stopping, cancel)()
 	batch, err := in.Read(ctx, time.Duration(wait)*time.Millisecond, maxBytes)
+	if err != nil && s.stopping.Err() != nil && r.Context().Err() == nil {
+		return event.Errorf(event.Unavailable, codeUnavailable, "read", "this replica is about to stop; repeat the request")
+	}
 	if err != nil {
 		return err
 	}
@@ -272,11 +275,7 @@ func (s *Server) getCommitted(w http.ResponseWriter, r *http.Request) error {
 	}
 	out := []committedOffset{}
 	for _, tp := range asked {
-		n, err := s.Topics.Partitions(r.Context(), tp.Topic)
-		if err != nil {
-			return err
-		}
-		if err := checkPartition(event.Record{Topic: tp.Topic, Partition: tp.Partition}, n); err != nil {
+		if err := s.Topics.CheckPartition(r.Context(), tp); err != nil {
 			return err
 		}
 		if c, ok := committed[tp]; ok {
@@ -321,7 +320,7 @@ func (s *Server) session(r *http.Request) (*session.Session, func(), error) {
 
 // settings reads the body of a request to /consumers, in any of the dialect's types.
 func (s *Server) settings(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	body, release, err := s.readBody(w, r, s.opts.Limits.BodyBytes, "MAX_BODY_BYTES")
+	body, release, err := s.readBody(r, s.opts.Limits.BodyBytes, "MAX_BODY_BYTES")
 	defer release()
 	if err != nil || len(body) == 0 {
 		return nil, err

@@ -35,12 +35,9 @@ type errorBody struct {
 // asError makes an event.Error of any error. One without a kind is a bug.
 func asError(err error) *event.Error {
 	var ee *event.Error
-	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &ee):
 		return ee
-	case errors.As(err, &tooLarge):
-		return event.Errorf(event.TooLarge, 0, "read body", "the body is larger than %d bytes", tooLarge.Limit)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return event.Errorf(event.Timeout, 0, "read body", "the request did not arrive whole in time (READ_TIMEOUT)")
 	case errors.Is(err, context.Canceled):

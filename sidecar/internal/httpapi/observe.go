@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"path"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -115,31 +116,44 @@ func (s *Server) observe(mux *http.ServeMux) http.Handler {
 			_ = http.NewResponseController(w).SetReadDeadline(start.Add(s.opts.ReadTimeout))
 		}
 		rec := &recorder{ResponseWriter: w}
-		defer func() {
-			p := recover()
-			aborted := p == http.ErrAbortHandler //nolint:errorlint // the very value
-			if aborted {
-				rec.status = statusOf[event.Gone]
-			} else if p != nil {
-				s.log.Error("panic", "request_id", id, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-				if rec.status == 0 {
-					s.fail(rec, r, fmt.Errorf("panic: %v", p))
-				}
-			}
-			method := r.Method
-			if !knownMethods[method] {
-				method = "other"
-			}
-			pattern := r.Pattern // the mux has set it
-			s.metrics.requests.WithLabelValues(pattern, method, strconv.Itoa(rec.status)).Inc()
-			s.metrics.duration.WithLabelValues(pattern, method).Observe(time.Since(start).Seconds())
-			if aborted {
-				panic(http.ErrAbortHandler) // net/http closes the connection
-			}
-			s.log.Debug("request", "request_id", id, "method", r.Method, "path", r.URL.Path, "status", rec.status, "duration", time.Since(start))
-		}()
-		mux.ServeHTTP(rec, r)
+		aborted := s.guard(mux, rec, r)
+		method := r.Method
+		if !knownMethods[method] {
+			method = "other"
+		}
+		s.metrics.requests.WithLabelValues(r.Pattern, method, strconv.Itoa(rec.status)).Inc() // the mux has set the pattern
+		s.metrics.duration.WithLabelValues(r.Pattern, method).Observe(time.Since(start).Seconds())
+		s.log.Debug("request", "request_id", id, "method", r.Method, "path", r.URL.Path, "status", rec.status, "duration", time.Since(start))
+		if aborted {
+			panic(http.ErrAbortHandler) // net/http closes the connection
+		}
 	})
+}
+
+// guard serves a request. A panic becomes a 500, or aborted when an answer has been begun,
+// which must not look whole then.
+func (s *Server) guard(mux *http.ServeMux, rec *recorder, r *http.Request) (aborted bool) {
+	defer func() {
+		switch p := recover(); {
+		case p == nil:
+		case p == http.ErrAbortHandler: //nolint:errorlint // the very value
+			rec.status = statusOf[event.Gone]
+			aborted = true
+		default:
+			aborted = rec.status != 0
+			s.log.Error("panic", "request_id", rec.Header().Get(requestIDHeader), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			if !aborted {
+				s.fail(rec, r, fmt.Errorf("panic: %v", p))
+			}
+		}
+	}()
+	if escaped := r.URL.EscapedPath(); path.Clean(escaped) != escaped {
+		// The mux would redirect to the clean path, which a client that POSTs does not expect.
+		s.fail(rec, r, event.Errorf(event.NotFound, 0, "route", "there is nothing at %s; a path has no empty, '.' or '..' segments", r.URL.Path))
+		return false
+	}
+	mux.ServeHTTP(rec, r)
+	return false
 }
 
 // knownMethods keeps the label's values few, whatever a client sends.

@@ -37,10 +37,13 @@ func (t timestamp) MarshalJSON() ([]byte, error) {
 //	200 acknowledged by every in-sync replica: topic, partition, offset, timestamp
 //	400 unreadable parameter   404 no such topic or partition   413 record too large
 //	422 parameter not allowed  429 over a limit   503 Kafka out of reach; see Retry-After
+//
+// The timestamp is the one that was sent: a topic with message.timestamp.type=LogAppendTime
+// keeps another, which librdkafka's reports do not tell.
 func (s *Server) produceRecord(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithTimeout(r.Context(), s.opts.RequestTimeout)
 	defer cancel()
-	body, release, err := s.readBody(w, r, s.opts.Limits.BodyBytes, "MAX_BODY_BYTES")
+	body, release, err := s.readBody(r, s.opts.Limits.BodyBytes, "MAX_BODY_BYTES")
 	defer release()
 	if err != nil {
 		return err
@@ -49,11 +52,7 @@ func (s *Server) produceRecord(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	n, err := s.Topics.Partitions(ctx, rec.Topic)
-	if err != nil {
-		return err
-	}
-	if err := checkPartition(rec, n); err != nil {
+	if err := s.checkPlace(ctx, rec.Topic, rec.Partition); err != nil {
 		return err
 	}
 	result := s.Producer.Produce(ctx, []event.Record{rec})[0]
@@ -149,14 +148,10 @@ func (s *Server) produceV2(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
-	n, err := s.Topics.Partitions(ctx, topic)
-	if err != nil {
+	if err := s.checkPlace(ctx, topic, partition); err != nil {
 		return err
 	}
-	if err := checkPartition(event.Record{Topic: topic, Partition: partition}, n); err != nil {
-		return err
-	}
-	body, release, err := s.readBody(w, r, s.opts.Limits.BatchBytes, "MAX_BATCH_BYTES")
+	body, release, err := s.readBody(r, s.opts.Limits.BatchBytes, "MAX_BATCH_BYTES")
 	defer release()
 	if err != nil {
 		return err
@@ -165,7 +160,7 @@ func (s *Server) produceV2(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	results := s.produceAll(ctx, records, topic, partition, n)
+	results := s.produceAll(ctx, records, topic, partition)
 	if err := noneStored(results); err != nil {
 		return err
 	}
@@ -174,7 +169,7 @@ func (s *Server) produceV2(w http.ResponseWriter, r *http.Request) error {
 }
 
 // produceAll produces the records that name no partition, or one that there is.
-func (s *Server) produceAll(ctx context.Context, records []event.Record, topic string, partition int32, partitions int) []event.Result {
+func (s *Server) produceAll(ctx context.Context, records []event.Record, topic string, partition int32) []event.Result {
 	results := make([]event.Result, len(records))
 	send := make([]event.Record, 0, len(records))
 	index := make([]int, 0, len(records))
@@ -182,8 +177,7 @@ func (s *Server) produceAll(ctx context.Context, records []event.Record, topic s
 		rec.Topic = topic
 		if rec.Partition == event.AnyPartition {
 			rec.Partition = partition
-		}
-		if err := checkPartition(rec, partitions); err != nil {
+		} else if err := s.checkPlace(ctx, topic, rec.Partition); err != nil {
 			results[i].Err = err
 			continue
 		}
@@ -195,11 +189,12 @@ func (s *Server) produceAll(ctx context.Context, records []event.Record, topic s
 	return results
 }
 
-func checkPartition(rec event.Record, partitions int) error {
-	if rec.Partition != event.AnyPartition && (rec.Partition < 0 || int(rec.Partition) >= partitions) {
-		return event.Errorf(event.NotFound, codePartitionNotFound, "produce", "topic %q has no partition %d; it has %d, from 0 to %d", rec.Topic, rec.Partition, partitions, partitions-1)
+// checkPlace returns NotFound where there is no such topic, or no such partition.
+func (s *Server) checkPlace(ctx context.Context, topic string, partition int32) error {
+	if partition == event.AnyPartition {
+		return s.Topics.CheckTopic(ctx, topic)
 	}
-	return nil
+	return s.Topics.CheckPartition(ctx, event.TopicPartition{Topic: topic, Partition: partition})
 }
 
 // noneStored returns an error when Kafka took no record at all: then the request as a whole

@@ -30,8 +30,10 @@ type Producer interface {
 
 // Topics answers what topics there are. Its errors are event.Errors.
 type Topics interface {
-	// Partitions tells how many partitions a topic has.
-	Partitions(ctx context.Context, topic string) (int, error)
+	// CheckTopic and CheckPartition return NotFound when Kafka has just said that there is no
+	// such topic, or partition.
+	CheckTopic(ctx context.Context, topic string) error
+	CheckPartition(ctx context.Context, tp event.TopicPartition) error
 	Topics(ctx context.Context) ([]string, error)
 	Topic(ctx context.Context, name string) (event.Topic, error)
 	Offsets(ctx context.Context, tp event.TopicPartition) (event.Bounds, error)

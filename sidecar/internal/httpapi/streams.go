@@ -42,7 +42,7 @@ func (s *Server) streamTopic(w http.ResponseWriter, r *http.Request) error {
 	s.metrics.streams.Inc()
 	defer s.metrics.streams.Dec()
 
-	out := &streamWriter{w: w, rc: http.NewResponseController(w), lines: lines, format: format}
+	out := &streamWriter{send: func(b []byte) error { return s.send(w, b) }, lines: lines, format: format}
 	contentType := "text/event-stream"
 	if lines {
 		contentType = "application/x-ndjson"
@@ -63,7 +63,7 @@ func (s *Server) streamTopic(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) pump(ctx context.Context, st *stream.Stream, out *streamWriter) {
 	// The first id is sent at once, so that "latest" holds from now on even if the first
 	// record comes while the client is away.
-	if out.heartbeat(st.Cursor()) != nil {
+	if out.events(st.Opening()) != nil || out.heartbeat(st.Cursor()) != nil {
 		return
 	}
 	beat := time.Now()
@@ -141,8 +141,7 @@ func wantsLines(accept []string) (bool, error) {
 
 // streamWriter writes events in one of the two forms.
 type streamWriter struct {
-	w      http.ResponseWriter
-	rc     *http.ResponseController
+	send   func([]byte) error
 	lines  bool
 	format restproxy.Format
 	buf    []byte
@@ -193,14 +192,11 @@ func (o *streamWriter) flush() error {
 	if len(o.buf) == 0 {
 		return nil
 	}
-	_, err := o.w.Write(o.buf)
+	err := o.send(o.buf)
 	if o.buf = o.buf[:0]; cap(o.buf) > maxKeptBuffer {
 		o.buf = nil
 	}
-	if err != nil {
-		return err
-	}
-	return o.rc.Flush()
+	return err
 }
 
 // maxKeptBuffer is how much memory an idle stream keeps for its next write.

@@ -100,7 +100,7 @@ func (s *Server) getPartition(w http.ResponseWriter, r *http.Request) error {
 			return nil
 		}
 	}
-	return checkPartition(event.Record{Topic: t.Name, Partition: number}, len(t.Partitions))
+	return s.Topics.CheckPartition(r.Context(), event.TopicPartition{Topic: t.Name, Partition: number})
 }
 
 // getOffsets serves GET /topics/{topic}/partitions/{partition}/offsets: the first offset

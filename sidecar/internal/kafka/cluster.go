@@ -87,6 +87,26 @@ func (c *Cluster) Partitions(ctx context.Context, topic string) (int, error) {
 	return len(t.Partitions), nil
 }
 
+// CheckTopic returns NotFound (40401) when Kafka has just said that there is no such topic.
+func (c *Cluster) CheckTopic(ctx context.Context, topic string) error {
+	_, err := c.Partitions(ctx, topic)
+	return err
+}
+
+// CheckPartition returns NotFound (40402) when Kafka has just said that there is no such
+// partition, or no such topic (40401).
+func (c *Cluster) CheckPartition(ctx context.Context, tp event.TopicPartition) error {
+	n, err := c.Partitions(ctx, tp.Topic)
+	if err != nil || tp.Partition >= 0 && int(tp.Partition) < n {
+		return err
+	}
+	t, err := c.fresh(ctx, tp.Topic) // it may have been added since
+	if err != nil || tp.Partition >= 0 && int(tp.Partition) < len(t.Partitions) {
+		return err
+	}
+	return partitionNotFound("kafka.CheckPartition", tp, len(t.Partitions))
+}
+
 // fresh asks Kafka for a topic, once for all who ask at the same time, and remembers it.
 func (c *Cluster) fresh(ctx context.Context, topic string) (kmsg.MetadataResponseTopic, error) {
 	const op = "kafka.Metadata"
@@ -110,7 +130,7 @@ func (c *Cluster) fresh(ctx context.Context, topic string) (kmsg.MetadataRespons
 			c.mu.Unlock()
 			return t, nil
 		}
-		return nil, topicNotFound(op, topic)
+		return nil, event.Errorf(event.Unavailable, codeUnavailable, op, "Kafka's answer was not of topic %q; repeat the request", topic)
 	})
 	select {
 	case <-ctx.Done():

@@ -67,8 +67,8 @@ func classifyProduce(err ckafka.Error) (event.Kind, int, string) {
 		return event.TooLarge, 0, "the record is larger than its topic's max.message.bytes allows (a topic that allows less than 1,048,588 refuses small records, too, when they come many at once)"
 	case ckafka.ErrUnknownTopicOrPart, ckafka.ErrUnknownTopic:
 		return event.NotFound, codeTopicNotFound, "no such topic"
-	case ckafka.ErrUnknownPartition:
-		return event.NotFound, codePartitionNotFound, "no such partition"
+	case ckafka.ErrUnknownPartition: // metadata knows it: it has just been added
+		return event.Unavailable, codeUnavailable, "the partition is so new that the producer does not know it yet; repeat the request later"
 	case ckafka.ErrInvalidTimestamp:
 		return event.Unprocessable, 0, "the record's timestamp is farther from now than its topic's message.timestamp.before.max.ms and message.timestamp.after.max.ms allow"
 	case ckafka.ErrInvalidRecord:

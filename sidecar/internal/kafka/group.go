@@ -20,7 +20,7 @@ import (
 const (
 	// A session's client buffers at most this much ahead of its reader, in bytes: for a
 	// replica with a thousand sessions that is what memory there may be of it.
-	fetchMaxBytes          = 8 << 20
+	fetchMaxBytes          = 2 << 20
 	fetchMaxPartitionBytes = 1 << 20
 	// A fetch of idle partitions returns after this time. Until then a partition that has just
 	// come from another member waits; a shorter time means more requests of idle sessions.
@@ -118,6 +118,12 @@ func (g *Group) change(topics map[string][]int32, assigned bool, tell func([]eve
 	}
 }
 
+func (g *Group) has(tp event.TopicPartition) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.assigned[tp]
+}
+
 // Assigned lists the partitions that this member has now, in order.
 func (g *Group) Assigned() []event.TopicPartition {
 	g.mu.Lock()
@@ -197,8 +203,14 @@ func (g *Group) Commit(ctx context.Context, offsets map[event.TopicPartition]eve
 		for i := range req.Topics {
 			for j := range req.Topics[i].Partitions {
 				p := &req.Topics[i].Partitions[j]
+				tp := event.TopicPartition{Topic: req.Topics[i].Topic, Partition: p.Partition}
+				// Kafka checks the member, not whose the partition is: one that has been lost while
+				// this waited may be further already.
+				if !g.has(tp) {
+					return kerr.RebalanceInProgress
+				}
 				// The client would write its member id: this is the user's to fill.
-				m := offsets[event.TopicPartition{Topic: req.Topics[i].Topic, Partition: p.Partition}].Metadata
+				m := offsets[tp].Metadata
 				p.Metadata = &m
 			}
 		}

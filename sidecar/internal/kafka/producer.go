@@ -24,6 +24,9 @@ type ProducerOptions struct {
 	Linger time.Duration
 	// Timeout is how long a record may wait for its acknowledgement before it is given up.
 	Timeout time.Duration
+	// MaxQueuedBytes bounds what each of the two handles keeps for Kafka, also for callers that
+	// have gone.
+	MaxQueuedBytes int64
 	// MaxRecordBytes is the largest record that is handed to Kafka at all: the topic's
 	// max.message.bytes, which Kafka checks, is lower.
 	MaxRecordBytes int64
@@ -48,7 +51,7 @@ type Producer struct {
 	batching atomic.Pointer[handle]
 
 	mu      sync.Mutex // held to replace a handle
-	closing bool
+	closing chan struct{}
 	workers sync.WaitGroup
 }
 
@@ -96,7 +99,7 @@ func (h *handle) close(ctx context.Context, purge bool) {
 
 // NewProducer connects in the background: Kafka need not be there yet.
 func NewProducer(opts ProducerOptions, log *slog.Logger, reg prometheus.Registerer) (*Producer, error) {
-	p := &Producer{opts: opts, log: log, metrics: newProducerMetrics(reg)}
+	p := &Producer{opts: opts, log: log, metrics: newProducerMetrics(reg), closing: make(chan struct{})}
 	for name, linger := range map[string]time.Duration{"quick": 0, "batching": opts.Linger} {
 		h, err := p.open(name, linger)
 		if err != nil {
@@ -126,15 +129,14 @@ func (p *Producer) open(name string, linger time.Duration) (*handle, error) {
 		// One record may be this large; a batch of several stays below the default of a topic's
 		// max.message.bytes, 1,048,588. Kafka refuses a batch as a whole, and librdkafka does not
 		// split one: a topic must not allow less than that (bootstrap sees to it).
-		"message.max.bytes": int(p.opts.MaxRecordBytes),
-		"batch.size":        1_000_000,
-		// What waits is bounded by MAX_IN_FLIGHT_BYTES before it gets here.
-		"queue.buffering.max.messages": 10_000_000,
-		"queue.buffering.max.kbytes":   2_097_151,
+		"message.max.bytes":            int(p.opts.MaxRecordBytes),
+		"batch.size":                   1_000_000,
+		"queue.buffering.max.messages": 10_000_000, // the bytes are what counts
+		"queue.buffering.max.kbytes":   int(p.opts.MaxQueuedBytes >> 10),
 		// A topic is handed over only after metadata showed it, so that a wait of
 		// librdkafka's own for one that has just been made, or deleted, can be short.
 		"topic.metadata.propagation.max.ms":  5000,
-		"topic.metadata.refresh.interval.ms": 60_000,
+		"topic.metadata.refresh.interval.ms": 10_000, // new partitions
 		"reconnect.backoff.max.ms":           1000,
 		"socket.connection.setup.timeout.ms": 5000,
 		"statistics.interval.ms":             int(statisticsInterval.Milliseconds()),
@@ -180,24 +182,38 @@ func (p *Producer) replace(h *handle, cause error) {
 		return
 	}
 	p.workers.Go(func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if p.closing || p.slot(h.name).Load() != h {
-			return
-		}
 		p.log.Error("the producer failed for good and is made anew", "client", h.name, "error", cause)
 		p.metrics.remakes.Inc()
-		next, err := p.open(h.name, h.linger)
-		if err != nil { // the same settings made the first one: memory or handles are short
-			p.log.Error("make the producer anew", "client", h.name, "error", err)
-			h.failed.Store(false) // the next fatal error tries again
-			return
+		for !p.swap(h) {
+			select {
+			case <-p.closing:
+				return
+			case <-time.After(time.Second):
+			}
 		}
-		p.slot(h.name).Store(next)
 		bounded, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		h.close(bounded, true)
 	})
+}
+
+// swap puts a new handle in the place of an old one. It is false when that must be tried
+// again: the same settings made the old one, so that memory or file handles are short.
+func (p *Producer) swap(old *handle) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.closing:
+		return true // Close has the old handle
+	default:
+	}
+	next, err := p.open(old.name, old.linger)
+	if err != nil {
+		p.log.Error("make the producer anew", "client", old.name, "error", err)
+		return false
+	}
+	p.slot(old.name).Store(next)
+	return true
 }
 
 // Check fails while a handle is being made anew.
@@ -303,7 +319,11 @@ func message(r *event.Record, index int) *ckafka.Message {
 // begins later fails.
 func (p *Producer) Close(ctx context.Context) {
 	p.mu.Lock()
-	p.closing = true
+	select {
+	case <-p.closing:
+	default:
+		close(p.closing)
+	}
 	p.mu.Unlock()
 	var closing sync.WaitGroup
 	for _, h := range []*handle{p.quick.Load(), p.batching.Load()} {

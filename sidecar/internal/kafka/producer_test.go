@@ -50,7 +50,7 @@ func openProducer(t testing.TB, servers []string, timeout time.Duration) (*kafka
 	t.Helper()
 	reg := prometheus.NewRegistry()
 	p, err := kafka.NewProducer(kafka.ProducerOptions{
-		Servers: servers, Linger: time.Millisecond, Timeout: timeout, MaxRecordBytes: 16 << 20,
+		Servers: servers, Linger: time.Millisecond, Timeout: timeout, MaxRecordBytes: 16 << 20, MaxQueuedBytes: 64 << 20,
 	}, slog.New(slog.DiscardHandler), reg)
 	if err != nil {
 		t.Fatal(err)

@@ -56,8 +56,11 @@ type Session struct {
 	open    func(Join) (Consumer, error)
 	reading chan struct{} // holds one token: the reader's
 
+	subscribing sync.Mutex // held to replace the consumer
+
 	mu       sync.Mutex
 	consumer Consumer // nil while nothing is subscribed
+	member   int      // counts consumers: what an earlier one still has to say is not heard
 	topics   []string
 	pattern  string
 	lastUsed time.Time
@@ -85,30 +88,28 @@ func newSession(s Settings, open func(Join) (Consumer, error), now time.Time) *S
 // subscribed before is left, and what was read of it and not committed will come again. To
 // ask for what is subscribed already changes nothing.
 func (s *Session) Subscribe(topics []string, pattern string) error {
+	s.subscribing.Lock()
+	defer s.subscribing.Unlock()
 	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		return s.notFound()
-	}
-	if s.consumer != nil && slices.Equal(s.topics, topics) && s.pattern == pattern {
-		s.mu.Unlock()
+	same := s.consumer != nil && slices.Equal(s.topics, topics) && s.pattern == pattern
+	s.mu.Unlock()
+	if same {
 		return nil
 	}
-	s.mu.Unlock()
-	s.Unsubscribe()
+	s.leave()
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return s.notFound()
 	}
-	if s.consumer != nil {
-		return event.Errorf(event.Conflict, 40903, "subscribe", "another request has subscribed this session at the same time")
-	}
+	s.member++
+	member := s.member
 	consumer, err := s.open(Join{
 		Group: s.Group, Member: s.Name, Topics: topics, Pattern: pattern,
 		FromEarliest: s.FromEarliest, ReadCommitted: s.ReadCommitted,
-		Assigned: s.onAssigned, Lost: s.onLost,
+		Assigned: func(tps []event.TopicPartition) { s.onAssigned(member, tps) },
+		Lost:     func(tps []event.TopicPartition) { s.onLost(member, tps) },
 	})
 	if err != nil {
 		return err
@@ -119,9 +120,16 @@ func (s *Session) Subscribe(topics []string, pattern string) error {
 
 // Unsubscribe leaves the group. A read that waits returns with nothing.
 func (s *Session) Unsubscribe() {
+	s.subscribing.Lock()
+	defer s.subscribing.Unlock()
+	s.leave()
+}
+
+func (s *Session) leave() {
 	s.mu.Lock()
 	consumer := s.consumer
 	s.consumer, s.topics, s.pattern = nil, nil, ""
+	s.member++
 	s.forget(func(event.TopicPartition) bool { return true })
 	s.mu.Unlock()
 	if consumer != nil {
@@ -153,9 +161,12 @@ func (s *Session) Assignments() []event.TopicPartition {
 	return s.consumer.Assigned()
 }
 
-func (s *Session) onAssigned(tps []event.TopicPartition) {
+func (s *Session) onAssigned(member int, tps []event.TopicPartition) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if member != s.member {
+		return
+	}
 	for _, tp := range tps {
 		s.next++
 		s.assigned[tp] = s.next
@@ -164,9 +175,12 @@ func (s *Session) onAssigned(tps []event.TopicPartition) {
 
 // onLost forgets what was read of partitions that other members have from now on: they
 // start at what is committed.
-func (s *Session) onLost(tps []event.TopicPartition) {
+func (s *Session) onLost(member int, tps []event.TopicPartition) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if member != s.member {
+		return
+	}
 	s.forget(func(tp event.TopicPartition) bool { return slices.Contains(tps, tp) })
 }
 
@@ -223,9 +237,10 @@ func (s *Session) read(ctx context.Context, wait time.Duration, maxBytes int64) 
 		}
 	}
 	s.mu.Lock()
-	consumer := s.consumer
+	consumer, member := s.consumer, s.member
 	closed := s.closed
 	s.mu.Unlock()
+	take := func(records []event.Record) { s.take(member, records) }
 	switch {
 	case closed:
 		return nil, s.notFound()
@@ -236,8 +251,8 @@ func (s *Session) read(ctx context.Context, wait time.Duration, maxBytes int64) 
 	defer cancel()
 	want := min(int64(max(s.MinBytes, 1)), maxBytes)
 	for ctx.Err() == nil && s.waiting() < want {
-		if err := consumer.Poll(ctx, pollRecords, s.take); err != nil {
-			if s.replaced(consumer) {
+		if err := consumer.Poll(ctx, pollRecords, take); err != nil {
+			if s.replaced(member) {
 				return s.give(maxBytes), nil // unsubscribed meanwhile: there is nothing
 			}
 			return nil, err
@@ -245,16 +260,19 @@ func (s *Session) read(ctx context.Context, wait time.Duration, maxBytes int64) 
 	}
 	for before := int64(-1); before < s.waiting() && s.waiting() < maxBytes; {
 		before = s.waiting()
-		if consumer.Buffered(pollRecords, s.take) != nil {
+		if consumer.Buffered(pollRecords, take) != nil {
 			break // the next read will meet it
 		}
 	}
 	return s.give(maxBytes), nil
 }
 
-func (s *Session) take(records []event.Record) {
+func (s *Session) take(member int, records []event.Record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if member != s.member {
+		return
+	}
 	for i := range records {
 		if _, mine := s.assigned[placeOf(&records[i])]; mine {
 			s.pending = append(s.pending, records[i])
@@ -272,10 +290,10 @@ func (s *Session) waiting() int64 {
 	return s.pendingBytes
 }
 
-func (s *Session) replaced(consumer Consumer) bool {
+func (s *Session) replaced(member int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.consumer != consumer
+	return s.member != member
 }
 
 // give takes the batch off the pending records.

@@ -65,8 +65,8 @@ type Stream struct {
 	partition int32
 	source    Source
 	positions map[int32]int64 // of the next record
-	ready     []Event         // found, and not handed out yet
-	expired   []int32         // partitions whose next record is gone
+	opening   []Event
+	expired   []int32 // partitions whose next record is gone
 }
 
 // Open finds the place that a request names and begins to read there. Its errors are
@@ -103,7 +103,10 @@ func (o *Opener) Open(ctx context.Context, r Request) (*Stream, error) {
 		s.positions[p] = want
 	}
 	for _, g := range gaps {
-		s.ready = append(s.ready, Event{Gap: g, Cursor: s.Cursor()})
+		s.opening = append(s.opening, Event{Gap: g, Cursor: s.Cursor()})
+	}
+	if n := len(s.Cursor()); n > maxCursorBytes {
+		return nil, event.Errorf(event.Unprocessable, 0, "open stream", "topic %q has %d partitions, too many for one cursor; read them one by one, with ?partition=", r.Topic, len(bounds))
 	}
 	s.source, err = o.Source(r.Topic, maps.Clone(s.positions))
 	if err != nil {
@@ -132,20 +135,17 @@ func (o *Opener) resolve(ctx context.Context, r Request, bounds map[int32]event.
 	return o.Kafka.OffsetsAt(ctx, r.Topic, t)
 }
 
-// Cursor is the place of the next record, in all partitions.
+// Cursor is the place after the last event that was handed out, in all partitions.
 func (s *Stream) Cursor() string { return encodeCursor(s.topic, s.positions) }
 
-// Next waits for events until ctx ends, and returns none then. After an error the stream can
-// go on: what was read beside it comes with the next call.
+// Opening is what was found when the stream was opened: gaps. It comes before all else.
+func (s *Stream) Opening() []Event { return s.opening }
+
+// Next waits for events until ctx ends, and returns none then. Events may come beside an
+// error; the stream can go on after one of kind Unavailable.
 func (s *Stream) Next(ctx context.Context) ([]Event, error) {
 	if len(s.expired) > 0 {
-		if err := s.skip(ctx); err != nil {
-			return nil, err
-		}
-	}
-	if events := s.ready; len(events) > 0 {
-		s.ready = nil
-		return events, nil
+		return s.skip(ctx)
 	}
 	records, expired, err := s.source.Poll(ctx, pollRecords)
 	events := make([]Event, 0, len(records))
@@ -154,28 +154,25 @@ func (s *Stream) Next(ctx context.Context) ([]Event, error) {
 		events = append(events, Event{Record: &records[i], Cursor: s.Cursor()})
 	}
 	s.expired = append(s.expired, expired...)
-	if err != nil {
-		s.ready = events
-		return nil, err
-	}
-	return events, nil
+	return events, err
 }
 
 // skip makes the partitions whose next record is gone go on at the first one that there is.
-func (s *Stream) skip(ctx context.Context) error {
+func (s *Stream) skip(ctx context.Context) ([]Event, error) {
 	bounds, err := s.opener.Kafka.Bounds(ctx, s.topic)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	var gaps []Event
 	to := make(map[int32]int64)
 	for _, p := range s.expired {
 		gap := Gap{p, s.positions[p], bounds[p].Beginning}
 		s.positions[p], to[p] = gap.To, gap.To
-		s.ready = append(s.ready, Event{Gap: gap, Cursor: s.Cursor()})
+		gaps = append(gaps, Event{Gap: gap, Cursor: s.Cursor()})
 	}
 	s.expired = nil
 	s.source.Seek(to)
-	return nil
+	return gaps, nil
 }
 
 // Grow begins to read partitions that the topic has got since.

@@ -79,12 +79,7 @@ func (s *Server) deleteSession(w http.ResponseWriter, r *http.Request) error {
 }
 
 // subscribe serves POST …/subscription: 204; what was subscribed before is replaced.
-func (s *Server) subscribe(w http.ResponseWriter, r *http.Request) error {
-	in, done, err := s.session(r)
-	if err != nil {
-		return err
-	}
-	defer done()
+func (s *Server) subscribe(w http.ResponseWriter, r *http.Request, in *session.Session) error {
 	body, err := s.settings(w, r)
 	if err != nil {
 		return err
@@ -106,12 +101,7 @@ func (s *Server) subscribe(w http.ResponseWriter, r *http.Request) error {
 }
 
 // getSubscription serves GET …/subscription; of a pattern, the topics that the session has.
-func (s *Server) getSubscription(w http.ResponseWriter, r *http.Request) error {
-	in, done, err := s.session(r)
-	if err != nil {
-		return err
-	}
-	defer done()
+func (s *Server) getSubscription(w http.ResponseWriter, r *http.Request, in *session.Session) error {
 	topics := in.Subscription()
 	if topics == nil {
 		topics = []string{}
@@ -121,12 +111,7 @@ func (s *Server) getSubscription(w http.ResponseWriter, r *http.Request) error {
 }
 
 // unsubscribe serves DELETE …/subscription: 204.
-func (s *Server) unsubscribe(w http.ResponseWriter, r *http.Request) error {
-	in, done, err := s.session(r)
-	if err != nil {
-		return err
-	}
-	defer done()
+func (s *Server) unsubscribe(w http.ResponseWriter, _ *http.Request, in *session.Session) error {
 	in.Unsubscribe()
 	w.WriteHeader(http.StatusNoContent)
 	return nil
@@ -138,12 +123,7 @@ type topicPartition struct {
 }
 
 // getAssignments serves GET …/assignments: empty until the group has let the session join.
-func (s *Server) getAssignments(w http.ResponseWriter, r *http.Request) error {
-	in, done, err := s.session(r)
-	if err != nil {
-		return err
-	}
-	defer done()
+func (s *Server) getAssignments(w http.ResponseWriter, r *http.Request, in *session.Session) error {
 	out := []topicPartition{}
 	for _, tp := range in.Assignments() {
 		out = append(out, topicPartition(tp))
@@ -156,12 +136,7 @@ func (s *Server) getAssignments(w http.ResponseWriter, r *http.Request) error {
 // that there are; after the timeout, none. At least one record is given however large it is.
 //
 //	200 an array of records   404 no such session   406 another format   409 not subscribed
-func (s *Server) readSession(w http.ResponseWriter, r *http.Request) error {
-	in, done, err := s.session(r)
-	if err != nil {
-		return err
-	}
-	defer done()
+func (s *Server) readSession(w http.ResponseWriter, r *http.Request, in *session.Session) error {
 	params, err := query(r, "timeout", "max_bytes")
 	if err != nil {
 		return err
@@ -223,12 +198,7 @@ func positive(params url.Values, name string, limit, otherwise int64) (int64, er
 
 // commitOffsets serves POST …/offsets: without a body everything that the client was given,
 // else what it names. The answer comes after Kafka's.
-func (s *Server) commitOffsets(w http.ResponseWriter, r *http.Request) error {
-	in, done, err := s.session(r)
-	if err != nil {
-		return err
-	}
-	defer done()
+func (s *Server) commitOffsets(w http.ResponseWriter, r *http.Request, in *session.Session) error {
 	body, err := s.settings(w, r)
 	if err != nil {
 		return err
@@ -259,12 +229,7 @@ type committedOffset struct {
 // getCommitted serves GET …/offsets: what the group has committed, which is the offset after
 // the one that the client sent. The partitions come in the body, or where a proxy drops
 // that, as ?topic=&partition= once for each. Partitions without a commit are left out.
-func (s *Server) getCommitted(w http.ResponseWriter, r *http.Request) error {
-	in, done, err := s.session(r)
-	if err != nil {
-		return err
-	}
-	defer done()
+func (s *Server) getCommitted(w http.ResponseWriter, r *http.Request, in *session.Session) error {
 	asked, err := s.askedPartitions(w, r)
 	if err != nil {
 		return err
@@ -313,9 +278,16 @@ func (s *Server) askedPartitions(w http.ResponseWriter, r *http.Request) ([]even
 	return out, nil
 }
 
-// session finds the session of the path, and checks what all its requests share.
-func (s *Server) session(r *http.Request) (*session.Session, func(), error) {
-	return s.Sessions.Use(r.PathValue("group"), r.PathValue("instance"))
+// withSession finds the session of the path for a handler, and keeps it from expiring.
+func (s *Server) withSession(h func(http.ResponseWriter, *http.Request, *session.Session) error) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		in, done, err := s.Sessions.Use(r.PathValue("group"), r.PathValue("instance"))
+		if err != nil {
+			return err
+		}
+		defer done()
+		return h(w, r, in)
+	}
 }
 
 // settings reads the body of a request to /consumers, in any of the dialect's types.

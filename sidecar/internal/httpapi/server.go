@@ -119,13 +119,13 @@ func (s *Server) routes() []route {
 
 		{"POST", "/consumers/{group}", "consumer", s.createSession},
 		{"DELETE", "/consumers/{group}/instances/{instance}", "consumer", s.deleteSession},
-		{"POST", "/consumers/{group}/instances/{instance}/subscription", "consumer", s.subscribe},
-		{"GET", "/consumers/{group}/instances/{instance}/subscription", "consumer", s.getSubscription},
-		{"DELETE", "/consumers/{group}/instances/{instance}/subscription", "consumer", s.unsubscribe},
-		{"GET", "/consumers/{group}/instances/{instance}/assignments", "consumer", s.getAssignments},
-		{"GET", "/consumers/{group}/instances/{instance}/records", "consumer", s.readSession},
-		{"POST", "/consumers/{group}/instances/{instance}/offsets", "consumer", s.commitOffsets},
-		{"GET", "/consumers/{group}/instances/{instance}/offsets", "consumer", s.getCommitted},
+		{"POST", "/consumers/{group}/instances/{instance}/subscription", "consumer", s.withSession(s.subscribe)},
+		{"GET", "/consumers/{group}/instances/{instance}/subscription", "consumer", s.withSession(s.getSubscription)},
+		{"DELETE", "/consumers/{group}/instances/{instance}/subscription", "consumer", s.withSession(s.unsubscribe)},
+		{"GET", "/consumers/{group}/instances/{instance}/assignments", "consumer", s.withSession(s.getAssignments)},
+		{"GET", "/consumers/{group}/instances/{instance}/records", "consumer", s.withSession(s.readSession)},
+		{"POST", "/consumers/{group}/instances/{instance}/offsets", "consumer", s.withSession(s.commitOffsets)},
+		{"GET", "/consumers/{group}/instances/{instance}/offsets", "consumer", s.withSession(s.getCommitted)},
 
 		{"GET", "/streams/{topic}", "consumer", s.streamTopic},
 

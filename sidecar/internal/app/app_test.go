@@ -136,7 +136,7 @@ func running() string {
 	var all strings.Builder
 	_ = pprof.Lookup("goroutine").WriteTo(&all, 1)
 	var out []string
-	for _, stack := range strings.Split(all.String(), "\n\n") {
+	for stack := range strings.SplitSeq(all.String(), "\n\n") {
 		for _, ours := range []string{"sidecar/internal/app.", "sidecar/internal/httpapi", "sidecar/internal/session", "sidecar/internal/stream", "sidecar/internal/kafka", "sidecar/internal/lag", "sidecar/internal/health", "pkg/kgo.", "confluent-kafka-go"} {
 			if strings.Contains(stack, ours) && !strings.Contains(stack, "app_test.") {
 				out = append(out, stack)

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -90,6 +91,9 @@ func (s *service) send(method, path string, body io.Reader, headers ...string) a
 	for _, h := range headers {
 		name, value, _ := strings.Cut(h, ": ")
 		req.Header.Add(name, value)
+		if name == "Content-Length" {
+			req.ContentLength, _ = strconv.ParseInt(value, 10, 64)
+		}
 	}
 	resp, err := http.DefaultTransport.RoundTrip(req) // no redirects, and no cookies
 	if err != nil {

@@ -34,7 +34,7 @@ var labels = patterns(`
 
 // flags that both know. With an unknown one Traefik does not start.
 var flags = patterns(`
-	providers.docker
+	{providers.docker|providers.providersthrottleduration}
 	providers.docker.{endpoint|exposedbydefault|network|constraints|watch|defaultrule|allowemptyservices}
 	providers.file.{directory|filename|watch}
 	entrypoints.{}.{address|http.redirections.entrypoint.to|http.redirections.entrypoint.scheme|http.redirections.entrypoint.permanent}

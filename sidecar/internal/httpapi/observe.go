@@ -64,6 +64,9 @@ func newMetrics(reg prometheus.Registerer, sessions *session.Manager) *metrics {
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600, 6 * 3600, 24 * 3600, 7 * 24 * 3600},
 		}),
 	}
+	for kind := range statusOf { // from 0 on, so that the first error is an increase
+		m.errors.WithLabelValues(string(kind))
+	}
 	reg.MustRegister(m.requests, m.duration, m.inFlight, m.errors)
 	if sessions != nil {
 		reg.MustRegister(m.streams, m.streamed, m.read, m.age, prometheus.NewGaugeFunc(prometheus.GaugeOpts{

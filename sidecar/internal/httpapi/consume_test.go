@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"regexp"
 	"slices"
@@ -129,7 +130,8 @@ func TestAReaderThatGoesAwayLosesNothing(t *testing.T) {
 	t.Parallel()
 	s := serve(t, nil)
 	base := s.joined("/consumers/g", "c", `"auto.offset.reset":"earliest","auto.commit.enable":"true"`, "b")
-	for range 5 {
+	const gone = 5
+	for range gone {
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
 		req, _ := http.NewRequestWithContext(ctx, http.MethodGet, s.api+base+"/records?timeout=10000", nil)
 		if resp, err := http.DefaultTransport.RoundTrip(req); err == nil {
@@ -150,6 +152,43 @@ func TestAReaderThatGoesAwayLosesNothing(t *testing.T) {
 	})
 	if !slices.Equal(got, []string{"0", "1", "2"}) {
 		t.Errorf("it reads the offsets %v", got)
+	}
+	aborted := fmt.Sprintf(`postamt_http_requests_total{code="499",method="GET",route="/consumers/{group}/instances/{instance}/records"} %d`, gone)
+	eventually(t, "who went away is counted as that", func() bool { return strings.Contains(s.metricsText(), aborted) })
+}
+
+// A client that stops reading in the middle of an answer has not received it.
+func TestAReaderThatStopsLosesNothing(t *testing.T) {
+	t.Parallel()
+	s := serve(t, map[string]string{"READ_TIMEOUT": "500ms"})
+	const records, size = 24, 900_000 // more than the two sockets hold
+	for range records {
+		s.do("POST", "/topics/b/records", repeat('x', size)).want(t, "a record", 200, "")
+	}
+	base := s.joined("/consumers/g", "c", `"auto.offset.reset":"earliest","fetch.min.bytes":10000000`, "b")
+	conn, err := net.Dial("tcp", strings.TrimPrefix(s.api, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	_ = conn.(*net.TCPConn).SetReadBuffer(4 << 10)
+	fmt.Fprintf(conn, "GET %s/records?timeout=10000 HTTP/1.1\r\nHost: x\r\n\r\n", base)
+	eventually(t, "the server gives up", func() bool {
+		return strings.Contains(s.metricsText(), `postamt_http_requests_total{code="499"`)
+	})
+	s.do("POST", base+"/offsets", "").want(t, "commit", 200, "[]")
+	s.do("GET", base+"/offsets?topic=b&partition=0", "").want(t, "nothing was received, nothing is committed", 200, `{"offsets":[]}`)
+	var offsets []string
+	eventually(t, "all of them come", func() bool {
+		for _, m := range regexp.MustCompile(`"offset":(\d+)`).FindAllStringSubmatch(s.do("GET", base+"/records", "").body, -1) {
+			offsets = append(offsets, m[1])
+		}
+		return len(offsets) >= records
+	})
+	for i, o := range offsets {
+		if o != fmt.Sprint(i) {
+			t.Fatalf("it reads the offsets %v", offsets)
+		}
 	}
 }
 
@@ -397,6 +436,11 @@ func TestBusyStreamPicksUpNewPartitions(t *testing.T) {
 	if _, err := kadm.NewClient(client).UpdatePartitions(t.Context(), 2, "b"); err != nil {
 		t.Fatal(err)
 	}
+	// The producer may not know it yet: then it is a matter of time, not a 404.
+	if got := s.do("POST", "/topics/b/records?partition=1", "0"); got.status != 200 && (got.status != 503 || got.header.Get("Retry-After") == "") {
+		t.Errorf("a record for a partition that was just added: %d %s", got.status, got.body)
+	}
+	s.do("GET", "/topics/b/partitions/1", "").want(t, "the new partition", 200, "")
 	client.ForceMetadataRefresh()
 	eventually(t, "a record is in the new partition", func() bool {
 		return client.ProduceSync(t.Context(), &kgo.Record{Topic: "b", Partition: 1, Value: []byte("1")}).FirstErr() == nil

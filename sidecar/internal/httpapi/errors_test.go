@@ -37,6 +37,10 @@ func TestEveryErrorHasItsStatusAndCode(t *testing.T) {
 		{"GET", "/nothing/here", "", nil, 404, 404, "there is nothing at /nothing/here"},
 		{"GET", "/topics/a/nothing", "", nil, 404, 404, ""},
 		{"GET", "/favicon.ico", "", nil, 404, 404, ""},
+		// A redirect would make a GET of a POST in many clients.
+		{"POST", "/topics//records", "v", nil, 404, 404, "no empty, '.' or '..' segments"},
+		{"POST", "/topics/../records", "v", nil, 404, 404, "segments"},
+		{"GET", "//topics", "", nil, 404, 404, "segments"},
 
 		// The body is the record
 		{"POST", "/topics/nowhere/records", "v", nil, 404, 40401, `there is no topic "nowhere"`},

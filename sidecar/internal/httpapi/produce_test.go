@@ -187,6 +187,9 @@ func TestKafkaAwayIs503WithRetryAfter(t *testing.T) {
 			t.Errorf("%s %s: %d %s, Retry-After %q, after %v", tc.method, tc.path, got.status, got.body, got.header.Get("Retry-After"), time.Since(start))
 		}
 	}
+	if text := s.do("GET", "/health", "").body; strings.Contains(text, "127.0.0.1") || !strings.Contains(text, `"error":"Kafka cannot be reached`) {
+		t.Errorf("health says %s; the addresses of the cluster are not for everyone", text)
+	}
 	// It stays in the proxy's rotation: 503 in our form is better than the proxy's own.
 	s.do("GET", "/health", "").want(t, "health", 200, "")
 	s.do("GET", "/health/live", "").want(t, "live", 200, "")

@@ -243,6 +243,12 @@ func TestGroupOfAPatternLeavesOurOwnTopicsOut(t *testing.T) {
 	if got != "[test.a test.b]" && got != "[test.b test.a]" || o.list() != "[test.a0 test.b0]" {
 		t.Errorf("the pattern gives %s of %s", got, o.list())
 	}
+	g.Close()
+	// As in Kafka's own clients it is the whole name that must match.
+	g, o = groupFor(t, cluster, kafka.GroupOptions{Pattern: `prod\.a|est\..|test`, FromEarliest: true})
+	if got := valuesOf(poll(t, g, 1)); got != "[prod.a]" || o.list() != "[prod.a0]" {
+		t.Errorf("a pattern of a part of names gives %s of %s", got, o.list())
+	}
 	if _, err := kafka.OpenGroup(cluster.ListenAddrs(), kafka.GroupOptions{Group: "g", Pattern: "("}); kindOf(err) != event.Unprocessable {
 		t.Errorf("a pattern that is none: %v", err)
 	}

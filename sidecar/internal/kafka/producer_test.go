@@ -202,8 +202,9 @@ func TestResultsAreInOrderWhenSomeFail(t *testing.T) {
 	results := p.Produce(t.Context(), records)
 	for i, r := range results {
 		switch {
-		case i%3 == 2 && kindOf(r.Err) != event.NotFound:
-			t.Fatalf("result %d is %+v; want not_found", i, r)
+		// Package httpapi has asked for metadata: there is such a partition, for all it knows.
+		case i%3 == 2 && kindOf(r.Err) != event.Unavailable:
+			t.Fatalf("result %d is %+v; want unavailable", i, r)
 		case i%3 < 2 && (r.Err != nil || r.Place.Partition != int32(i%3) || r.Place.Offset != int64(i/3)):
 			t.Fatalf("result %d is %+v; want partition %d, offset %d", i, r, i%3, i/3)
 		}
@@ -218,8 +219,8 @@ func TestResultsAreInOrderWhenSomeFail(t *testing.T) {
 	}
 	const want = `# HELP postamt_produce_records_total Records handed to Kafka, by topic and result. result: stored, or the kind of the error.
 # TYPE postamt_produce_records_total counter
-postamt_produce_records_total{result="not_found",topic="a"} 100
 postamt_produce_records_total{result="stored",topic="a"} 201
+postamt_produce_records_total{result="unavailable",topic="a"} 100
 `
 	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "postamt_produce_records_total"); err != nil {
 		t.Error(err)
@@ -386,6 +387,38 @@ func TestCloseGivesWhatIsInFlight(t *testing.T) {
 	if got := readAll(t, cluster, "a"); len(got) != 1 || string(got[0].Value) != "late" {
 		t.Errorf("after Close there are %d records", len(got))
 	}
+}
+
+// Records of callers that have gone wait on; what waits is bounded all the same.
+func TestWhatWaitsForKafkaIsBounded(t *testing.T) {
+	t.Parallel()
+	cluster := clusterFor(t, kfake.SeedTopics(1, "a"), kfake.BlackholeProduce())
+	var hold sync.WaitGroup
+	hold.Add(1)
+	cluster.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		cluster.SleepControl(hold.Wait)
+		return nil, nil, false
+	})
+	p, _ := producerFor(t, cluster.ListenAddrs(), 30*time.Second)
+	value := make([]byte, 900_000)
+	waiting := 0
+	eventually(t, "a record is refused", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		err := p.Produce(ctx, []event.Record{{Topic: "a", Value: value}})[0].Err
+		if kindOf(err) == event.Unavailable {
+			waiting++
+		}
+		return kindOf(err) == event.TooMany
+	})
+	if held := waiting * len(value); held > 64<<20 {
+		t.Errorf("%d bytes wait before the first is refused; MaxQueuedBytes is 64 MiB", held)
+	}
+	hold.Done()
+	eventually(t, "there is room again", func() bool {
+		return p.Produce(t.Context(), one("a", "v"))[0].Err == nil
+	})
 }
 
 func BenchmarkProduce(b *testing.B) {

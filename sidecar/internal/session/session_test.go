@@ -537,6 +537,61 @@ func TestSubscribeTwice(t *testing.T) {
 	subscribe("", "a")
 }
 
+// The callbacks of a member that was replaced may still come: they are not about the new one.
+func TestAReplacedMemberIsNotHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &group{}
+		s := newSession(Settings{Group: "g", Name: "c"}, g.open, time.Now())
+		for _, topic := range []string{"old", "new"} {
+			if err := s.Subscribe([]string{topic}, ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		old, f := g.members[0], g.members[1]
+		f.assign(a0)
+		f.arrive(a0, 0, 1, 1)
+		read(t, s, 2).Delivered()
+		old.join.Lost([]event.TopicPartition{a0})
+		old.join.Assigned([]event.TopicPartition{a1})
+		f.arrive(a1, 0, 1)
+		if b := read(t, s, plenty); show(b.Records) != "[a0@1]" {
+			t.Errorf("it reads %s; a0 is still the new member's, a1 never was", show(b.Records))
+		} else {
+			b.Delivered()
+		}
+		if err := s.Commit(t.Context()); err != nil || f.stored() != "map[a0:2]" {
+			t.Errorf("committed %s, %v", f.stored(), err)
+		}
+	})
+}
+
+func TestSubscribeAtTheSameTimeLeavesOneMember(t *testing.T) {
+	g := &group{}
+	s := newSession(Settings{Group: "g", Name: "c"}, g.open, time.Now())
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			if err := s.Subscribe([]string{fmt.Sprint(i)}, ""); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	open := 0
+	for _, f := range g.members {
+		select {
+		case <-f.closed:
+		default:
+			if open++; !slices.Equal(f.join.Topics, s.Subscription()) {
+				t.Errorf("the member of %v is open, the subscription is %v", f.join.Topics, s.Subscription())
+			}
+		}
+	}
+	if open != 1 {
+		t.Errorf("%d members are open", open)
+	}
+}
+
 func TestDeleteEndsAReadThatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &group{}

@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"bytes"
 	"compress/gzip"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -149,7 +150,7 @@ func TestEveryErrorHasItsStatusAndCode(t *testing.T) {
 	} {
 		what := tc.method + " " + tc.path
 		if len(tc.body) < 60 {
-			what += " " + tc.body
+			what += fmt.Sprintf(" %q", tc.body)
 		}
 		if strings.HasPrefix(tc.path, "/lag?group") {
 			eventually(t, "the monitor has looked", func() bool { return s.do("GET", "/lag", "").status == 200 })

@@ -136,6 +136,8 @@ func TestLimitsAnswer429WithRetryAfter(t *testing.T) {
 	if _, err := io.WriteString(sender, repeat('x', 19999)); err != nil {
 		t.Fatal(err)
 	}
+	// Not sooner: the other would be in the way of this one.
+	eventually(t, "the slow request is being read", func() bool { return strings.Contains(s.metricsText(), "postamt_http_requests_in_flight 1\n") })
 	var got answer
 	eventually(t, "the slow request holds its bytes", func() bool {
 		got = s.do("POST", "/topics/a/records", repeat('y', 15000))

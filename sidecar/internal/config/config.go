@@ -87,15 +87,14 @@ func Load(environ map[string]string) (Config, error) {
 	}
 	// The others are checked as if what cannot be read were not there.
 	readable := maps.Clone(environ)
-	mistakes := make([]error, len(all.Errors))
-	for i, err := range all.Errors {
-		mistakes[i] = err
-		var parse env.ParseError
-		if errors.As(err, &parse) {
+	var mistakes []error
+	for _, err := range all.Errors {
+		if parse, ok := errors.AsType[env.ParseError](err); ok {
 			name := variableOf(parse.Name)
-			mistakes[i] = fmt.Errorf("%s: %w", name, parse.Err)
+			err = fmt.Errorf("%s: %w", name, parse.Err)
 			delete(readable, name)
 		}
+		mistakes = append(mistakes, err)
 	}
 	if cfg, err = env.ParseAsWithOptions[Config](env.Options{Environment: readable}); err == nil {
 		mistakes = append(mistakes, cfg.check())

@@ -26,13 +26,6 @@ const bodyStep = 64 << 10
 func (s *Server) readBody(r *http.Request, maxBytes int64, variable string) (body []byte, release func(), err error) {
 	var held int64
 	release = func() { s.inFlight.Release(held) }
-	hold := func(n int64) error {
-		if !s.inFlight.TryAcquire(n) {
-			return event.Errorf(event.TooMany, 0, "read body", "this replica works on as many bytes as it may (MAX_IN_FLIGHT_BYTES=%d); repeat the request later", s.opts.Limits.InFlightBytes)
-		}
-		held += n
-		return nil
-	}
 	tooLarge := event.Errorf(event.TooLarge, 0, "read body", "the body is larger than %d bytes (%s)", maxBytes, variable)
 	if r.ContentLength > maxBytes {
 		return nil, release, tooLarge
@@ -45,21 +38,14 @@ func (s *Server) readBody(r *http.Request, maxBytes int64, variable string) (bod
 	// What a client only says that it will send takes no memory.
 	buf := bytes.NewBuffer(make([]byte, 0, min(max(0, r.ContentLength), bodyStep)+bytes.MinRead))
 	for {
-		step := int64(bodyStep)
-		if unpacked == r.Body && r.ContentLength >= 0 { // small bodies are counted as such
-			step = min(step, r.ContentLength-int64(buf.Len())+1)
-		}
-		if err := hold(step); err != nil {
-			return nil, release, err
-		}
-		n, err := io.CopyN(buf, unpacked, step)
+		n, err := io.CopyN(buf, unpacked, bodyStep)
 		if int64(buf.Len()) > maxBytes {
 			return nil, release, tooLarge
 		}
-		if spare := step - n; spare > 0 {
-			s.inFlight.Release(spare)
-			held -= spare
+		if !s.inFlight.TryAcquire(n) {
+			return nil, release, event.Errorf(event.TooMany, 0, "read body", "this replica works on as many bytes as it may (MAX_IN_FLIGHT_BYTES=%d); repeat the request later", s.opts.Limits.InFlightBytes)
 		}
+		held += n
 		if errors.Is(err, io.EOF) {
 			return buf.Bytes(), release, nil
 		}

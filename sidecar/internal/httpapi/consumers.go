@@ -37,7 +37,7 @@ func (s *Server) createSession(w http.ResponseWriter, r *http.Request) error {
 	if event.OwnGroup(group) {
 		return event.Errorf(event.Unprocessable, 0, "create session", "groups that begin with %q are Postamt's own; take another name", "postamt.")
 	}
-	body, err := s.settings(w, r)
+	body, err := s.settings(r)
 	if err != nil {
 		return err
 	}
@@ -80,7 +80,7 @@ func (s *Server) deleteSession(w http.ResponseWriter, r *http.Request) error {
 
 // subscribe serves POST …/subscription: 204; what was subscribed before is replaced.
 func (s *Server) subscribe(w http.ResponseWriter, r *http.Request, in *session.Session) error {
-	body, err := s.settings(w, r)
+	body, err := s.settings(r)
 	if err != nil {
 		return err
 	}
@@ -199,7 +199,7 @@ func positive(params url.Values, name string, limit, otherwise int64) (int64, er
 // commitOffsets serves POST …/offsets: without a body everything that the client was given,
 // else what it names. The answer comes after Kafka's.
 func (s *Server) commitOffsets(w http.ResponseWriter, r *http.Request, in *session.Session) error {
-	body, err := s.settings(w, r)
+	body, err := s.settings(r)
 	if err != nil {
 		return err
 	}
@@ -230,7 +230,7 @@ type committedOffset struct {
 // the one that the client sent. The partitions come in the body, or where a proxy drops
 // that, as ?topic=&partition= once for each. Partitions without a commit are left out.
 func (s *Server) getCommitted(w http.ResponseWriter, r *http.Request, in *session.Session) error {
-	asked, err := s.askedPartitions(w, r)
+	asked, err := s.askedPartitions(r)
 	if err != nil {
 		return err
 	}
@@ -251,12 +251,12 @@ func (s *Server) getCommitted(w http.ResponseWriter, r *http.Request, in *sessio
 	return nil
 }
 
-func (s *Server) askedPartitions(w http.ResponseWriter, r *http.Request) ([]event.TopicPartition, error) {
+func (s *Server) askedPartitions(r *http.Request) ([]event.TopicPartition, error) {
 	params, err := query(r, "topic", "partition")
 	if err != nil {
 		return nil, err
 	}
-	body, err := s.settings(w, r)
+	body, err := s.settings(r)
 	if err != nil {
 		return nil, err
 	}
@@ -291,7 +291,7 @@ func (s *Server) withSession(h func(http.ResponseWriter, *http.Request, *session
 }
 
 // settings reads the body of a request to /consumers, in any of the dialect's types.
-func (s *Server) settings(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+func (s *Server) settings(r *http.Request) ([]byte, error) {
 	body, release, err := s.readBody(r, s.opts.Limits.BodyBytes, "MAX_BODY_BYTES")
 	defer release()
 	if err != nil || len(body) == 0 {

@@ -137,9 +137,9 @@ func (s *Server) observe(mux *http.ServeMux) http.Handler {
 // which must not look whole then.
 func (s *Server) guard(mux *http.ServeMux, rec *recorder, r *http.Request) (aborted bool) {
 	defer func() {
-		switch p := recover(); {
-		case p == nil:
-		case p == http.ErrAbortHandler: //nolint:errorlint // the very value
+		switch p := recover(); p {
+		case nil:
+		case http.ErrAbortHandler:
 			rec.status = statusOf[event.Gone]
 			aborted = true
 		default:

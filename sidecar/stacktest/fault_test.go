@@ -185,3 +185,95 @@ func TestFaultKafkaAwayIsAnErrorInTime(t *testing.T) {
 	}
 	awaitServers(t, "producer", len(containers(t, "producer")))
 }
+
+// Consumers are restarted one after the other: a stream's client, which connects again when
+// its stream ends, gets every record once, and no read without a session fails.
+func TestFaultRollingRestartOfConsumers(t *testing.T) {
+	const n = 150
+	replicas := scale(t, "consumer", 2)
+	topic := newTopic(t, 3)
+	s := openStream(t, topic, "from=latest&format=text", "")
+	lastID := s.nextBlock(t).id
+	t.Cleanup(func() {
+		docker(t, append([]string{"start"}, replicas...)...)
+		awaitServers(t, "consumer", 2)
+	})
+
+	restarted := make(chan error, 1)
+	go func() {
+		restarted <- func() error {
+			for _, replica := range replicas {
+				if _, err := dockerOut("stop", "--time", "40", replica); err != nil {
+					return err
+				}
+				if _, err := dockerOut("start", replica); err != nil {
+					return err
+				}
+				if err := serversUp("consumer", 2, time.Minute); err != nil {
+					return err
+				}
+			}
+			return nil
+		}()
+	}()
+
+	// While that goes on, records come in at a pace, and metadata is read without a cookie.
+	var lost []string
+	produced, read := make(chan struct{}), make(chan []string, 1)
+	go func() {
+		defer close(produced)
+		for i := range n {
+			got, err := request("POST", fmt.Sprintf("/topics/%s/records?key=%d", topic, i), fmt.Sprint(i))
+			if err != nil || got.status != 200 {
+				lost = append(lost, fmt.Sprintf("record %d: %v, %v", i, got, err))
+			}
+			time.Sleep(150 * time.Millisecond)
+		}
+	}()
+	go func() {
+		var failed []string
+		for {
+			select {
+			case <-produced:
+				read <- failed
+				return
+			default:
+			}
+			if got, err := request("GET", "/topics/"+topic, ""); err != nil || got.status != 200 {
+				failed = append(failed, fmt.Sprintf("%v, %v", got, err))
+			}
+		}
+	}()
+
+	times, connections := make(map[string]int), 1
+	for deadline := time.After(2 * time.Minute); len(times) < n; {
+		select {
+		case e, ok := <-s.events:
+			if !ok {
+				s = openStream(t, topic, "from=latest&format=text", lastID)
+				connections++
+				continue
+			}
+			if lastID = e.id; e.record.Topic != "" {
+				times[e.record.Value.(string)]++
+			}
+		case <-deadline:
+			t.Fatalf("over %d connections the stream gave %d of %d records; not written: %v", connections, len(times), n, lost)
+		}
+	}
+	if err := <-restarted; err != nil {
+		t.Fatal(err)
+	}
+	for value, count := range times {
+		if count > 1 {
+			t.Errorf("the stream gave record %s %d times; want once", value, count)
+		}
+	}
+	if connections < 2 {
+		t.Errorf("the stream was never cut off, though both consumers were restarted")
+	}
+	if failed := <-read; len(failed) > 0 {
+		t.Errorf("%d reads without a cookie failed; want none. The first: %s", len(failed), failed[0])
+	}
+	t.Logf("%d records over %d connections", len(times), connections)
+}

@@ -90,10 +90,17 @@ func docker(t *testing.T, args ...string) string {
 	return dockerIn(t, "", args...)
 }
 
+// dockerOut is docker for goroutines, which must not end a test.
+func dockerOut(args ...string) (string, error) { return dockerWith("", args...) }
+
+func dockerWith(stdin string, args ...string) (string, error) {
+	command := append(strings.Fields(cmp.Or(os.Getenv("STACK_DOCKER"), "docker")), args...)
+	return run(stdin, command[0], command[1:]...)
+}
+
 func dockerIn(t *testing.T, stdin string, args ...string) string {
 	t.Helper()
-	command := append(strings.Fields(cmp.Or(os.Getenv("STACK_DOCKER"), "docker")), args...)
-	out, err := run(stdin, command[0], command[1:]...)
+	out, err := dockerWith(stdin, args...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,14 +124,18 @@ func kafkaTool(t *testing.T, stdin, name string, args ...string) string {
 // eventually asks again and again until there is no error, and fails with the last one.
 func eventually(t *testing.T, within time.Duration, what string, ask func() error) {
 	t.Helper()
+	if err := poll(within, ask); err != nil {
+		t.Fatalf("%s: not within %v: %v", what, within, err)
+	}
+}
+
+// poll is eventually for goroutines.
+func poll(within time.Duration, ask func() error) error {
 	deadline := time.Now().Add(within)
 	for {
 		err := ask()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within %v: %v", what, within, err)
+		if err == nil || time.Now().After(deadline) {
+			return err
 		}
 		time.Sleep(200 * time.Millisecond)
 	}
@@ -245,7 +256,13 @@ func traefikService(name string) (s service, err error) {
 // awaitServers waits until Traefik sends to n servers of a service and all of them are UP.
 func awaitServers(t *testing.T, name string, n int) {
 	t.Helper()
-	eventually(t, time.Minute, fmt.Sprintf("%d servers of %s", n, name), func() error {
+	if err := serversUp(name, n, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func serversUp(name string, n int, within time.Duration) error {
+	return poll(within, func() error {
 		s, err := traefikService(name)
 		if err != nil {
 			return err
@@ -257,7 +274,7 @@ func awaitServers(t *testing.T, name string, n int) {
 			}
 		}
 		if up != n || len(s.ServerStatus) != n {
-			return fmt.Errorf("Traefik has %v; want %d, all UP", s.ServerStatus, n)
+			return fmt.Errorf("for %v Traefik has had the servers %v of %s; want %d, all UP", within, s.ServerStatus, name, n)
 		}
 		return nil
 	})

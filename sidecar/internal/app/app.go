@@ -68,7 +68,7 @@ func Run(ctx context.Context, role Role, cfg config.Config, log *slog.Logger, re
 			Servers: cfg.Kafka.BootstrapServers, Linger: cfg.ProducerLinger,
 			// Kafka's last word comes before the request's deadline.
 			Timeout:        cfg.RequestTimeout - cfg.RequestTimeout/10,
-			MaxQueuedBytes: cfg.Limits.InFlightBytes,
+			MaxQueuedBytes: cfg.Limits.InFlightBytes + recordOverheadBytes,
 			MaxRecordBytes: cfg.Limits.BatchBytes + recordOverheadBytes,
 		}, log, reg)
 		if err != nil {
@@ -104,7 +104,7 @@ func Run(ctx context.Context, role Role, cfg config.Config, log *slog.Logger, re
 }
 
 // recordOverheadBytes is what a record needs beside its key, value and headers.
-const recordOverheadBytes = 64 << 10
+const recordOverheadBytes = 1 << 20
 
 func lagOf(c *lag.Collector, group string) (any, error) {
 	snapshot := c.Snapshot()

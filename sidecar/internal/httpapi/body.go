@@ -14,18 +14,20 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sync/semaphore"
 
 	"postamt/sidecar/internal/event"
 )
 
-// bodyStep is how much of a body is read, and counted against the replica's limit, at once.
-const bodyStep = 64 << 10
+// firstBuffer bounds the memory that a client takes by only saying how much it will send.
+const firstBuffer = 64 << 10
 
 // readBody reads a request's body whole, unpacked, up to maxBytes; variable names the limit.
-// What is read counts as in flight until release is called, which must be, error or not.
+// What has come of it counts as in flight until release is called, which must be, error or
+// not.
 func (s *Server) readBody(r *http.Request, maxBytes int64, variable string) (body []byte, release func(), err error) {
-	var held int64
-	release = func() { s.inFlight.Release(held) }
+	counted := &countedReader{limit: s.inFlight, limitBytes: s.opts.Limits.InFlightBytes}
+	release = func() { s.inFlight.Release(counted.held) }
 	tooLarge := event.Errorf(event.TooLarge, 0, "read body", "the body is larger than %d bytes (%s)", maxBytes, variable)
 	if r.ContentLength > maxBytes {
 		return nil, release, tooLarge
@@ -35,24 +37,32 @@ func (s *Server) readBody(r *http.Request, maxBytes int64, variable string) (bod
 		return nil, release, err
 	}
 	defer func() { _ = unpacked.Close() }()
-	// What a client only says that it will send takes no memory.
-	buf := bytes.NewBuffer(make([]byte, 0, min(max(0, r.ContentLength), bodyStep)+bytes.MinRead))
-	for {
-		n, err := io.CopyN(buf, unpacked, bodyStep)
-		if int64(buf.Len()) > maxBytes {
-			return nil, release, tooLarge
-		}
-		if !s.inFlight.TryAcquire(n) {
-			return nil, release, event.Errorf(event.TooMany, 0, "read body", "this replica works on as many bytes as it may (MAX_IN_FLIGHT_BYTES=%d); repeat the request later", s.opts.Limits.InFlightBytes)
-		}
-		held += n
-		if errors.Is(err, io.EOF) {
-			return buf.Bytes(), release, nil
-		}
-		if err != nil {
-			return nil, release, bodyError(err)
-		}
+	counted.Reader = io.LimitReader(unpacked, maxBytes+1)
+	buf := bytes.NewBuffer(make([]byte, 0, min(max(0, r.ContentLength), firstBuffer)+bytes.MinRead))
+	switch _, err := buf.ReadFrom(counted); {
+	case int64(buf.Len()) > maxBytes:
+		return nil, release, tooLarge
+	case err != nil:
+		return nil, release, bodyError(err)
 	}
+	return buf.Bytes(), release, nil
+}
+
+// countedReader counts what is read against the limit of bytes in flight.
+type countedReader struct {
+	io.Reader
+	limit      *semaphore.Weighted
+	limitBytes int64
+	held       int64
+}
+
+func (c *countedReader) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	if !c.limit.TryAcquire(int64(n)) {
+		return 0, event.Errorf(event.TooMany, 0, "read body", "this replica works on as many bytes as it may (MAX_IN_FLIGHT_BYTES=%d); repeat the request later", c.limitBytes)
+	}
+	c.held += int64(n)
+	return n, err
 }
 
 // unpack undoes the Content-Encoding of a request's body.
@@ -110,11 +120,18 @@ func (s *Server) write(w http.ResponseWriter, status int, contentType string, bo
 // slowly is waited for, one that has stopped is not.
 const sendStep = 64 << 10
 
+// lastWrite is how long a shutdown waits for a client to take what is being sent.
+const lastWrite = time.Second
+
 // send writes a part of an answer through to the client.
 func (s *Server) send(w http.ResponseWriter, b []byte) error {
 	rc := http.NewResponseController(w)
 	for len(b) > 0 {
-		_ = rc.SetWriteDeadline(time.Now().Add(s.opts.ReadTimeout))
+		wait := s.opts.ReadTimeout
+		if s.stopping.Err() != nil {
+			wait = min(wait, lastWrite)
+		}
+		_ = rc.SetWriteDeadline(time.Now().Add(wait))
 		n, err := w.Write(b[:min(len(b), sendStep)])
 		if err != nil {
 			return err

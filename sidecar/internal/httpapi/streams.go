@@ -53,7 +53,11 @@ func (s *Server) streamTopic(w http.ResponseWriter, r *http.Request) error {
 
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	defer context.AfterFunc(s.stopping, cancel)()
+	defer context.AfterFunc(s.stopping, func() {
+		cancel()
+		// A write that waits for a client that has stopped reading.
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(lastWrite))
+	})()
 	s.pump(ctx, st, out)
 	return nil
 }

@@ -38,7 +38,8 @@ func serve(t *testing.T, environ map[string]string) *service {
 	t.Cleanup(cluster.Close)
 	all := map[string]string{
 		"HTTP_ADDRESS": "127.0.0.1:0", "METRICS_ADDRESS": "127.0.0.1:0", "KAFKA_BOOTSTRAP_SERVERS": strings.Join(cluster.ListenAddrs(), ","),
-		"SHUTDOWN_LISTEN_GRACE": "0s", "SHUTDOWN_TIMEOUT": "5s", "HEALTH_INTERVAL": "100ms", "MONITOR_INTERVAL": "100ms",
+		// A connection that a client opened and never used is waited for up to 5s.
+		"SHUTDOWN_LISTEN_GRACE": "0s", "SHUTDOWN_TIMEOUT": "15s", "HEALTH_INTERVAL": "100ms", "MONITOR_INTERVAL": "100ms",
 	}
 	maps.Copy(all, environ)
 	cfg, err := config.Load(all)

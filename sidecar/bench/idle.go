@@ -1,0 +1,126 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// idleSample is a consumer with so many idle sessions and as many idle streams.
+type idleSample struct {
+	n                                int
+	peak, rss, threads, handles, cpu float64
+	goroutines, heap, opening        float64
+}
+
+// idleFor is how long idle ones are watched.
+const idleFor = 20 * time.Second
+
+// measureIdle opens sessions, each the only member of its group with three partitions, and
+// streams, first a few and then all, and looks at the consumer that holds them.
+func (b *bench) measureIdle(ctx context.Context) error {
+	p, err := b.startSide(ctx, "consumer")
+	if err != nil {
+		return err
+	}
+	defer p.stop()
+	few := min(10, b.idle)
+	have := 0
+	for _, n := range []int{0, few, b.idle} {
+		began := time.Now()
+		if err := b.openIdle(ctx, p, have, n); err != nil {
+			return fmt.Errorf("%d idle: %w", n, err)
+		}
+		have = n
+		opening := time.Since(began).Seconds()
+		select {
+		case <-time.After(2 * time.Second):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		cpu := p.cpu()
+		select {
+		case <-time.After(idleFor):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		s := idleSample{
+			n: n, peak: p.status("VmHWM"), rss: p.status("VmRSS"), threads: p.status("Threads"), handles: p.handles(),
+			cpu: (p.cpu() - cpu) / idleFor.Seconds(), opening: opening,
+		}
+		if s.goroutines, err = p.counter(ctx, "go_goroutines"); err != nil {
+			return err
+		}
+		if s.heap, err = p.counter(ctx, "go_memstats_heap_inuse_bytes"); err != nil {
+			return err
+		}
+		s.heap /= 1 << 20
+		sessions, err := p.counter(ctx, "postamt_sessions ")
+		if err != nil {
+			return err
+		}
+		streams, err := p.counter(ctx, "postamt_streams ")
+		if err != nil {
+			return err
+		}
+		if int(sessions) != n || int(streams) != n {
+			return fmt.Errorf("%.0f sessions and %.0f streams are open, not %d", sessions, streams, n)
+		}
+		progress("idle  %d sessions and %d streams: %.0f MiB, at most %.0f, %.0f threads, %.0f handles", n, n, s.rss, s.peak, s.threads, s.handles)
+		b.idleAt = append(b.idleAt, s)
+	}
+	return nil
+}
+
+// openIdle opens the sessions and streams from number from on, until there are to of each.
+// The streams stay open until ctx ends, or the consumer does.
+func (b *bench) openIdle(ctx context.Context, p *process, from, to int) error {
+	opening, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	var next atomic.Int64
+	next.Store(int64(from))
+	var workers sync.WaitGroup
+	for range 16 {
+		workers.Go(func() {
+			for i := int(next.Add(1)) - 1; i < to && opening.Err() == nil; i = int(next.Add(1)) - 1 {
+				_, err := newSession(opening, p, fmt.Sprintf("bench-idle-%d", i), "json", "bench.idle")
+				if err == nil {
+					err = openStream(ctx, p)
+				}
+				if err != nil {
+					fail(err)
+				}
+			}
+		})
+	}
+	workers.Wait()
+	return context.Cause(opening)
+}
+
+// openStream returns once a stream has sent its first line.
+func openStream(ctx context.Context, p *process) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.http+"/streams/bench.idle", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req) //nolint:bodyclose // it stays open, and is closed by who reads on
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		_ = resp.Body.Close()
+		return fmt.Errorf("GET /streams: %s", resp.Status)
+	}
+	lines := bufio.NewReaderSize(resp.Body, 64)
+	if _, err := lines.ReadSlice('\n'); err != nil {
+		_ = resp.Body.Close()
+		return err
+	}
+	go func() { _, _ = io.Copy(io.Discard, lines); _ = resp.Body.Close() }()
+	return nil
+}

@@ -1,0 +1,130 @@
+// Command bench measures Postamt on a real broker of its own and prints one Markdown table.
+// scripts/bench fetches what it needs and runs it.
+//
+// Everything that is measured is a process of its own on this machine: Kafka, one `postamt
+// producer` or `postamt consumer` with default settings, the line, and the load generator.
+// Rounds are interleaved, so that what else the machine does falls on both sides.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	if len(os.Args) == 2 && os.Args[1] == "line" {
+		serveLine()
+		return
+	}
+	b := &bench{}
+	flag.StringVar(&b.postamt, "postamt", "", "the binary that is measured")
+	flag.StringVar(&b.jars, "kafka", "", "the folder with Kafka's jars")
+	flag.StringVar(&b.dir, "dir", "", "a folder for what is written meanwhile, Kafka's data among it")
+	rows := flag.String("rows", "P1,P2,P3,P4,C1,idle", "what to measure")
+	flag.IntVar(&b.rounds, "rounds", 5, "how often")
+	flag.DurationVar(&b.duration, "duration", 4*time.Second, "how long one measurement of P1 to P4 is")
+	flag.DurationVar(&b.warmUp, "warm-up", time.Second, "load before each measurement of P1 to P4 that does not count")
+	flag.IntVar(&b.drain, "drain", 500_000, "records of C1")
+	flag.IntVar(&b.idle, "idle", 1000, "idle sessions and streams")
+	flag.Parse()
+	b.rows = strings.Split(*rows, ",")
+
+	// Children are told to end with the thread that started them: this one, which stays.
+	runtime.LockOSThread()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	began := time.Now()
+	err := b.run(ctx)
+	b.stopAll()
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+	progress("took %v", time.Since(began).Round(time.Second))
+	if !b.report(os.Stdout) {
+		os.Exit(3)
+	}
+}
+
+// bench is one run.
+type bench struct {
+	postamt, jars, dir string
+	rows               []string
+	rounds             int
+	duration, warmUp   time.Duration
+	drain, idle        int
+
+	started []*process
+	servers string // Kafka's address
+
+	loads    map[string]*samples // by row and side
+	drains   map[string][]float64
+	drainMem []float64
+	idleAt   []idleSample
+}
+
+// samples are the measurements of one row and side, one for each round.
+type samples struct {
+	records, p50, p99, cpu, peak, anon []float64
+}
+
+func (b *bench) has(row string) bool { return slices.Contains(b.rows, row) }
+
+func progress(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "    "+format+"\n", args...)
+}
+
+func (b *bench) run(ctx context.Context) error {
+	progress("Kafka")
+	if err := b.startKafka(ctx); err != nil {
+		return err
+	}
+	if err := b.makeTopics(ctx); err != nil {
+		return err
+	}
+	if b.has("C1") {
+		progress("%d records for C1", b.drain)
+		if err := b.fill(ctx); err != nil {
+			return err
+		}
+	}
+	b.loads, b.drains = make(map[string]*samples), make(map[string][]float64)
+	for round := range b.rounds {
+		for _, l := range loads {
+			if !b.has(l.name) {
+				continue
+			}
+			sides := []string{"line", "postamt"}
+			if round%2 == 1 {
+				slices.Reverse(sides)
+			}
+			for _, side := range sides {
+				if err := b.load(ctx, l, side); err != nil {
+					return fmt.Errorf("%s of %s: %w", l.name, side, err)
+				}
+			}
+			line, ours := b.loads[l.name+"line"], b.loads[l.name+"postamt"]
+			progress("round %d  %s  line %.0f records/s, p50 %.3f ms  postamt %.0f records/s, p50 %.3f ms", round+1, l.name,
+				last(line.records), last(line.p50), last(ours.records), last(ours.p50))
+		}
+		if b.has("C1") {
+			if err := b.drainAll(ctx, round); err != nil {
+				return fmt.Errorf("C1: %w", err)
+			}
+		}
+	}
+	if b.has("idle") {
+		return b.measureIdle(ctx)
+	}
+	return nil
+}
+
+func last(v []float64) float64 { return v[len(v)-1] }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	_ "embed"
 	"fmt"
 	"os"
 	"os/signal"
@@ -14,10 +15,15 @@ import (
 	"postamt/sidecar/internal/app"
 )
 
+// openAPI describes the HTTP interface: GET /openapi.yaml.
+//
+//go:embed openapi.yaml
+var openAPI []byte
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	err := app.Main(ctx, os.Args[1:], env.ToMap(os.Environ()), os.Stdout, os.Stderr)
+	err := app.Main(ctx, os.Args[1:], env.ToMap(os.Environ()), openAPI, os.Stdout, os.Stderr)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "postamt:", err)
 		os.Exit(1)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +16,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"postamt/sidecar/internal/contract"
 )
 
 // load sends records to a topic over a number of connections until it is stopped.
@@ -115,6 +118,22 @@ func (l *load) awaitAcknowledged(t *testing.T, n int) {
 func (l *load) finish() []result {
 	l.stop()
 	l.workers.Wait()
+	// Against openapi.yaml afterwards, and some 200 of those that are alike, so that the load
+	// is what it would be without.
+	c, err := contract.Load()
+	if err != nil {
+		violated(err)
+		return l.results
+	}
+	path := &url.URL{Path: "/topics/" + l.topic + "/records"}
+	for i, r := range l.results {
+		if r.err != nil || r.answer.header.Get("X-Request-Id") == "" || r.acknowledged() && i%(len(l.results)/200+1) != 0 {
+			continue
+		}
+		if err := c.Check(http.MethodPost, path, contract.Answer{Status: r.answer.status, Header: r.answer.header, Body: []byte(r.answer.body)}); err != nil {
+			violated(err)
+		}
+	}
 	return l.results
 }
 

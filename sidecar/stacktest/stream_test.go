@@ -40,7 +40,7 @@ func openStream(t *testing.T, topic, query, lastID string) *sse {
 	if lastID != "" {
 		req.Header.Set("Last-Event-ID", lastID)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := (&http.Client{Transport: checked}).Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -140,7 +140,7 @@ func serve(ctx context.Context, cfg config.Config, parts httpapi.Parts, workers 
 	}
 	handler := httpapi.New(stopping, parts, httpapi.Options{
 		Limits: cfg.Limits, RequestTimeout: cfg.RequestTimeout, ReadTimeout: cfg.ReadTimeout, Session: cfg.Session,
-		StreamHeartbeat: cfg.StreamHeartbeat, TrustedProxies: cfg.TrustedProxies,
+		StreamHeartbeat: cfg.StreamHeartbeat, TrustedProxies: cfg.TrustedProxies, OpenAPI: cfg.OpenAPI,
 	}, log, reg)
 
 	group, failed := errgroup.WithContext(ctx)

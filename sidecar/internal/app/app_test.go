@@ -20,6 +20,7 @@ import (
 
 	"postamt/sidecar/internal/app"
 	"postamt/sidecar/internal/config"
+	"postamt/sidecar/internal/contract"
 )
 
 // process is a role that a test started, and stops.
@@ -28,7 +29,8 @@ type process struct {
 	api, metrics string
 	stop         context.CancelFunc
 	ended        chan error
-	client       *http.Client
+	base         *http.Transport
+	client       *http.Client // holds every answer against openapi.yaml
 }
 
 func configOf(t *testing.T, environ map[string]string) config.Config {
@@ -42,6 +44,9 @@ func configOf(t *testing.T, environ map[string]string) config.Config {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if cfg.OpenAPI, err = contract.Text(); err != nil {
+		t.Fatal(err)
+	}
 	return cfg
 }
 
@@ -49,7 +54,8 @@ func configOf(t *testing.T, environ map[string]string) config.Config {
 func start(t *testing.T, run func(context.Context, func(api, metrics net.Addr)) error) *process {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
-	p := &process{t: t, stop: stop, ended: make(chan error, 1), client: &http.Client{Transport: &http.Transport{}}}
+	base := &http.Transport{}
+	p := &process{t: t, stop: stop, ended: make(chan error, 1), base: base, client: &http.Client{Transport: &contract.Transport{Base: base, Fail: func(err error) { t.Error(err) }}}}
 	ready := make(chan struct{})
 	go func() {
 		p.ended <- run(ctx, func(api, metrics net.Addr) {
@@ -65,7 +71,7 @@ func start(t *testing.T, run func(context.Context, func(api, metrics net.Addr)) 
 				t.Error(err)
 			}
 		}
-		p.client.CloseIdleConnections()
+		p.base.CloseIdleConnections()
 	})
 	select {
 	case <-ready:
@@ -104,7 +110,11 @@ func (p *process) try(method, url, body string) (int, string, error) {
 		return 0, "", err
 	}
 	req.Header.Set("Content-Type", "application/vnd.kafka.json.v2+json")
-	resp, err := p.client.Do(req)
+	client := p.client
+	if strings.HasPrefix(url, p.metrics+"/") {
+		client = &http.Client{Transport: p.base} // not of the API
+	}
+	resp, err := client.Do(req)
 	if err != nil {
 		return 0, "", err
 	}
@@ -356,5 +366,25 @@ func TestDevRefusesABadFolder(t *testing.T) {
 	err := app.RunDev(t.Context(), configOf(t, nil), "", "/dev/null/x", slog.New(slog.DiscardHandler), nil)
 	if err == nil || errors.Is(err, context.Canceled) {
 		t.Errorf("--data in a place that cannot be: %v", err)
+	}
+}
+
+// Every role describes itself, as this version.
+func TestTheContractIsServed(t *testing.T) {
+	c, err := contract.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Version() != app.Version {
+		t.Errorf("openapi.yaml is of version %s; this is %s", c.Version(), app.Version)
+	}
+	want, _ := contract.Text()
+	cluster := clusterFor(t)
+	for _, role := range []app.Role{app.Producer, app.Consumer, app.Monitor, app.Dev} {
+		p := startRole(t, role, cluster, nil)
+		if got := p.want("GET", "/openapi.yaml", "", 200); got != strings.TrimSpace(string(want)) {
+			t.Errorf("the %s serves another document of %d bytes", role, len(got))
+		}
+		p.want("HEAD", "/openapi.yaml", "", 200)
 	}
 }

@@ -32,8 +32,9 @@ const usage = `usage: postamt ROLE
 
 Settings are environment variables: postamt config prints them.`
 
-// Main runs one subcommand. An error has one line for each thing that was wrong.
-func Main(ctx context.Context, args []string, environ map[string]string, stdout, stderr io.Writer) error {
+// Main runs one subcommand. An error has one line for each thing that was wrong. The roles
+// that listen serve openAPI at /openapi.yaml.
+func Main(ctx context.Context, args []string, environ map[string]string, openAPI []byte, stdout, stderr io.Writer) error {
 	if len(args) == 0 {
 		return errors.New("no role is named\n\n" + usage)
 	}
@@ -71,6 +72,7 @@ func Main(ctx context.Context, args []string, environ map[string]string, stdout,
 	if err != nil {
 		return err
 	}
+	cfg.OpenAPI = openAPI
 	log := newLogger(cfg, stderr)
 	switch name {
 	case string(Producer), string(Consumer), string(Monitor):

@@ -14,7 +14,7 @@ import (
 func mainOf(t *testing.T, environ map[string]string, args ...string) (stdout string, err error) {
 	t.Helper()
 	var out bytes.Buffer
-	err = app.Main(t.Context(), args, environ, &out, io.Discard)
+	err = app.Main(t.Context(), args, environ, nil, &out, io.Discard)
 	return out.String(), err
 }
 

@@ -37,6 +37,9 @@ type Config struct {
 
 	LogLevel  slog.Level `env:"LOG_LEVEL" envDefault:"INFO" help:"DEBUG, INFO, WARN or ERROR"`
 	LogFormat string     `env:"LOG_FORMAT" envDefault:"json" help:"json or text"`
+
+	// OpenAPI is what GET /openapi.yaml answers. It is part of the binary, and no setting.
+	OpenAPI []byte
 }
 
 // Kafka says where the cluster is.

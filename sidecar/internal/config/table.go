@@ -37,7 +37,11 @@ func walk(v reflect.Value, prefix string) []Variable {
 			out = append(out, walk(v.Field(i), prefix+p)...)
 			continue
 		}
-		name, _, _ := strings.Cut(field.Tag.Get("env"), ",")
+		tag, ok := field.Tag.Lookup("env")
+		if !ok {
+			continue // no setting
+		}
+		name, _, _ := strings.Cut(tag, ",")
 		out = append(out, Variable{
 			Name: prefix + name, Default: field.Tag.Get("envDefault"), Help: field.Tag.Get("help"),
 			Value: format(v.Field(i)), field: field.Name,

@@ -133,7 +133,7 @@ func TestAReaderThatGoesAwayLosesNothing(t *testing.T) {
 	for range 5 {
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
 		req, _ := http.NewRequestWithContext(ctx, http.MethodGet, s.api+base+"/records?timeout=10000", nil)
-		if resp, err := http.DefaultTransport.RoundTrip(req); err == nil {
+		if resp, err := s.http.RoundTrip(req); err == nil {
 			_ = resp.Body.Close()
 		}
 		cancel()
@@ -246,7 +246,7 @@ func (s *service) tryStream(path string, headers ...string) *sse {
 		name, value, _ := strings.Cut(h, ": ")
 		req.Header.Set(name, value)
 	}
-	resp, err := http.DefaultTransport.RoundTrip(req)
+	resp, err := s.http.RoundTrip(req)
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -183,7 +183,7 @@ func TestOtherMethodsAreRefusedWithAllow(t *testing.T) {
 	s := serve(t, nil)
 	const c = "/consumers/g/instances/c"
 	for path, allow := range map[string]string{
-		"/health": "GET", "/health/live": "GET", "/health/ready": "GET", "/topics": "GET", "/topics/a": "GET, POST",
+		"/health": "GET", "/health/live": "GET", "/health/ready": "GET", "/openapi.yaml": "GET", "/topics": "GET", "/topics/a": "GET, POST",
 		"/topics/a/partitions": "GET", "/topics/a/partitions/0": "GET, POST", "/topics/a/partitions/0/offsets": "GET",
 		"/topics/a/records": "POST", "/consumers/g": "POST", c: "DELETE", c + "/subscription": "DELETE, GET, POST",
 		c + "/assignments": "GET", c + "/records": "GET", c + "/offsets": "GET, POST", "/streams/a": "GET", "/lag": "GET",

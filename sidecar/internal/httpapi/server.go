@@ -60,6 +60,7 @@ type Options struct {
 	Session         config.Session
 	StreamHeartbeat time.Duration
 	TrustedProxies  []netip.Prefix
+	OpenAPI         []byte // of /openapi.yaml
 }
 
 // Server serves the routes of one or more roles.
@@ -106,6 +107,7 @@ func (s *Server) routes() []route {
 		{"GET", "/health", "", s.getHealth},
 		{"GET", "/health/live", "", s.getLive},
 		{"GET", "/health/ready", "", s.getReady},
+		{"GET", "/openapi.yaml", "", s.getOpenAPI},
 
 		{"POST", "/topics/{topic}", "producer", s.produceV2},
 		{"POST", "/topics/{topic}/partitions/{partition}", "producer", s.produceV2},
@@ -172,7 +174,7 @@ func (s *Server) mux() *http.ServeMux {
 		}))
 	}
 	mux.HandleFunc("/", s.answer(func(_ http.ResponseWriter, r *http.Request) error {
-		return event.Errorf(event.NotFound, 0, "route", "there is nothing at %s; the HTTP API has /topics, /consumers, /streams, /lag and /health", r.URL.Path)
+		return event.Errorf(event.NotFound, 0, "route", "there is nothing at %s; the HTTP API has /topics, /consumers, /streams, /lag and /health, and /openapi.yaml describes it", r.URL.Path)
 	}))
 	return mux
 }

@@ -19,6 +19,7 @@ import (
 
 	"postamt/sidecar/internal/app"
 	"postamt/sidecar/internal/config"
+	"postamt/sidecar/internal/contract"
 	"postamt/sidecar/internal/kafka"
 )
 
@@ -27,6 +28,7 @@ type service struct {
 	t            *testing.T
 	api, metrics string
 	cluster      *kfake.Cluster
+	http         http.RoundTripper // holds every answer against openapi.yaml
 }
 
 func serve(t *testing.T, environ map[string]string) *service {
@@ -46,7 +48,10 @@ func serve(t *testing.T, environ map[string]string) *service {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &service{t: t, cluster: cluster}
+	if cfg.OpenAPI, err = contract.Text(); err != nil {
+		t.Fatal(err)
+	}
+	s := &service{t: t, cluster: cluster, http: &contract.Transport{Base: http.DefaultTransport, Fail: func(err error) { t.Error(err) }}}
 	ctx, stop := context.WithCancel(context.Background())
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
@@ -96,7 +101,7 @@ func (s *service) send(method, path string, body io.Reader, headers ...string) a
 			req.ContentLength, _ = strconv.ParseInt(value, 10, 64)
 		}
 	}
-	resp, err := http.DefaultTransport.RoundTrip(req) // no redirects, and no cookies
+	resp, err := s.http.RoundTrip(req) // no redirects, and no cookies
 	if err != nil {
 		s.t.Fatalf("%s %s: %v", method, path, err)
 	}

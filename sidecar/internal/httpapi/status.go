@@ -23,6 +23,12 @@ func (s *Server) getLive(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// getOpenAPI serves GET /openapi.yaml: what this interface is, for people and programs.
+func (s *Server) getOpenAPI(w http.ResponseWriter, _ *http.Request) error {
+	_ = s.write(w, http.StatusOK, "application/yaml", s.opts.OpenAPI) // RFC 9512
+	return nil
+}
+
 func statusIf(ok bool) int {
 	if ok {
 		return http.StatusOK

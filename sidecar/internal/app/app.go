@@ -83,9 +83,7 @@ func Run(ctx context.Context, role Role, cfg config.Config, log *slog.Logger, re
 		checks = append(checks, health.Check{Name: "producer", Run: producer.Check, Blocks: true})
 	}
 	if role.is(Consumer) {
-		parts.Sessions = session.NewManager(func(j session.Join) (session.Consumer, error) {
-			return kafka.OpenGroup(cfg.Kafka.BootstrapServers, kafka.GroupOptions(j))
-		}, cfg.Limits.Sessions, cfg.Session.IdleTimeout)
+		parts.Sessions = session.NewManager(sessionKafka{cluster, cfg.Kafka.BootstrapServers}, cfg.Limits.Sessions, cfg.Session.IdleTimeout)
 		parts.Streams = &stream.Opener{Kafka: cluster, Source: func(topic string, from map[int32]int64) (stream.Source, error) {
 			return kafka.OpenPartitions(cfg.Kafka.BootstrapServers, topic, from)
 		}}
@@ -101,6 +99,16 @@ func Run(ctx context.Context, role Role, cfg config.Config, log *slog.Logger, re
 	workers = append(workers, parts.Health.Run)
 	stopBy, err = serve(ctx, cfg, parts, workers, log, reg, ready)
 	return err
+}
+
+// sessionKafka opens consumers for sessions, and answers what they ask of topics.
+type sessionKafka struct {
+	*kafka.Cluster
+	servers []string
+}
+
+func (k sessionKafka) Open(ctx context.Context, j session.Join) (session.Consumer, error) {
+	return kafka.OpenGroup(ctx, k.servers, kafka.GroupOptions(j))
 }
 
 // recordOverheadBytes is what a record needs beside its key, value and headers.

@@ -88,3 +88,14 @@ type Commit struct {
 
 // Bounds is what a partition holds: from Beginning up to, and without, End.
 type Bounds struct{ Beginning, End int64 }
+
+// Seek is a place that a session has chosen for a partition.
+type Seek struct {
+	Offset int64 `json:"offset"` // of the next record to read
+	// Since is what the group had committed then, or NoCommit: once it has committed something
+	// else, that is the newer word.
+	Since int64 `json:"since"`
+}
+
+// NoCommit is the offset of a partition that a group has never committed.
+const NoCommit int64 = -1

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"net/netip"
@@ -93,7 +94,7 @@ func (s *Server) subscribe(w http.ResponseWriter, r *http.Request, in *session.S
 			return event.Errorf(event.NotFound, 40401, "subscribe", "there is no topic %q", topic)
 		}
 	}
-	if err := in.Subscribe(slices.Compact(slices.Sorted(slices.Values(sub.Topics))), sub.Pattern); err != nil {
+	if err := in.Subscribe(r.Context(), slices.Compact(slices.Sorted(slices.Values(sub.Topics))), sub.Pattern); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -130,6 +131,81 @@ func (s *Server) getAssignments(w http.ResponseWriter, r *http.Request, in *sess
 	}
 	s.writeJSON(w, r, http.StatusOK, restproxy.ContentType, map[string][]topicPartition{"partitions": out})
 	return nil
+}
+
+// assign serves POST …/assignments: 204; the session reads these partitions without joining
+// its group. None ends that. 409/40903 while it is subscribed.
+func (s *Server) assign(w http.ResponseWriter, r *http.Request, in *session.Session) error {
+	tps, err := s.namedPartitions(r)
+	if err != nil {
+		return err
+	}
+	for _, tp := range tps {
+		if err := s.Topics.CheckPartition(r.Context(), tp); err != nil {
+			return err
+		}
+	}
+	slices.SortFunc(tps, func(a, b event.TopicPartition) int {
+		return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition))
+	})
+	if err := in.Assign(r.Context(), slices.Compact(tps)); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// namedPartitions reads a body that lists partitions.
+func (s *Server) namedPartitions(r *http.Request) ([]event.TopicPartition, error) {
+	body, err := s.settings(r)
+	if err != nil {
+		return nil, err
+	}
+	return restproxy.DecodePartitions(body)
+}
+
+// seek serves POST …/positions: 204; the next read of a partition starts at the offset, or
+// the time, that the body says. 409/40903 for one that the session does not have.
+func (s *Server) seek(w http.ResponseWriter, r *http.Request, in *session.Session) error {
+	body, err := s.settings(r)
+	if err != nil {
+		return err
+	}
+	asked, err := restproxy.DecodePositions(body)
+	if err != nil {
+		return err
+	}
+	positions := make([]session.Position, len(asked))
+	for i, p := range asked {
+		positions[i] = session.Position{TopicPartition: p.TopicPartition, At: session.AtOffset, Offset: p.Offset}
+		if !p.Time.IsZero() {
+			positions[i].At, positions[i].Time = session.AtTime, p.Time
+		}
+	}
+	if err := in.Seek(r.Context(), positions); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// seekTo serves POST …/positions/beginning and …/positions/end: 204.
+func (s *Server) seekTo(where session.Where) func(http.ResponseWriter, *http.Request, *session.Session) error {
+	return func(w http.ResponseWriter, r *http.Request, in *session.Session) error {
+		tps, err := s.namedPartitions(r)
+		if err != nil {
+			return err
+		}
+		positions := make([]session.Position, len(tps))
+		for i, tp := range tps {
+			positions[i] = session.Position{TopicPartition: tp, At: where}
+		}
+		if err := in.Seek(r.Context(), positions); err != nil {
+			return err
+		}
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	}
 }
 
 // readSession serves GET …/records?timeout=&max_bytes=: as soon as there are records, those

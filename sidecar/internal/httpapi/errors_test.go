@@ -186,7 +186,7 @@ func TestOtherMethodsAreRefusedWithAllow(t *testing.T) {
 		"/health": "GET", "/health/live": "GET", "/health/ready": "GET", "/openapi.yaml": "GET", "/topics": "GET", "/topics/a": "GET, POST",
 		"/topics/a/partitions": "GET", "/topics/a/partitions/0": "GET, POST", "/topics/a/partitions/0/offsets": "GET",
 		"/topics/a/records": "POST", "/consumers/g": "POST", c: "DELETE", c + "/subscription": "DELETE, GET, POST",
-		c + "/assignments": "GET", c + "/records": "GET", c + "/offsets": "GET, POST", "/streams/a": "GET", "/lag": "GET",
+		c + "/assignments": "GET, POST", c + "/positions": "POST", c + "/positions/beginning": "POST", c + "/positions/end": "POST", c + "/records": "GET", c + "/offsets": "GET, POST", "/streams/a": "GET", "/lag": "GET",
 	} {
 		got := s.do("PATCH", path, "")
 		if got.status != 405 || got.header.Get("Allow") != allow {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"sync"
 	"time"
@@ -33,34 +34,44 @@ const (
 	leaveTimeout = 5 * time.Second
 )
 
-// GroupOptions say what a member of a consumer group reads. Either Topics or Pattern is set.
+// GroupOptions say what a session reads. One of Topics, Pattern and Partitions is set.
 type GroupOptions struct {
-	Group         string
-	Member        string   // the client id that tools show
-	Topics        []string // by name
-	Pattern       string   // a regular expression of whole names
-	FromEarliest  bool     // where there is no commit: from the first record, else from the next one
-	ReadCommitted bool     // leave out records of transactions that were aborted or are open
-	// Assigned and Lost are told of partitions as they come and go. Neither is called while
-	// Poll's take runs.
+	Group  string
+	Member string   // the client id that tools show
+	Topics []string // by name
+	// Pattern is a regular expression of whole names.
+	Pattern string
+	// Partitions are read without joining the group: only commits are the group's.
+	Partitions    []event.TopicPartition
+	ReadCommitted bool // leave out records of transactions that were aborted or are open
+	// Where a partition begins: at its seek as long as the group's commit is what it was then,
+	// else at the commit, else at its start, else at its first record.
+	Seeks  map[event.TopicPartition]event.Seek
+	Starts map[event.TopicPartition]int64
+	// Assigned and Lost are told of partitions as they come and go; Assigned, too, of a join
+	// that brings none. Neither is called while Poll's take runs.
 	Assigned, Lost func([]event.TopicPartition)
 }
 
-// Group is a member of a consumer group. It commits only what it is told to.
+// Group reads for a consumer group, as one of its members or, of given partitions, without
+// being one. It commits only what it is told to.
 type Group struct {
 	opts   GroupOptions
 	client *kgo.Client
+	admin  *kadm.Client
 
 	mu       sync.Mutex
 	assigned map[event.TopicPartition]bool
+	seeks    map[event.TopicPartition]event.Seek
 }
 
-// OpenGroup joins a group in the background: Kafka need not be there yet.
-func OpenGroup(servers []string, opts GroupOptions) (*Group, error) {
-	g := &Group{opts: opts, assigned: make(map[event.TopicPartition]bool)}
-	start := kgo.NewOffset().AtEnd()
-	if opts.FromEarliest {
-		start = kgo.NewOffset().AtStart()
+// OpenGroup joins a group in the background: Kafka need not be there yet. To read given
+// partitions it asks Kafka at once where they begin.
+func OpenGroup(ctx context.Context, servers []string, opts GroupOptions) (*Group, error) {
+	const op = "kafka.OpenGroup"
+	g := &Group{opts: opts, assigned: make(map[event.TopicPartition]bool), seeks: maps.Clone(opts.Seeks)}
+	if g.seeks == nil {
+		g.seeks = make(map[event.TopicPartition]event.Seek)
 	}
 	isolation := kgo.ReadUncommitted()
 	if opts.ReadCommitted {
@@ -68,14 +79,6 @@ func OpenGroup(servers []string, opts GroupOptions) (*Group, error) {
 	}
 	options := []kgo.Opt{
 		kgo.ClientID("postamt-" + opts.Member),
-		kgo.ConsumerGroup(opts.Group),
-		kgo.Balancers(kgo.CooperativeStickyBalancer()),
-		kgo.DisableAutoCommit(),
-		kgo.BlockRebalanceOnPoll(),
-		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, tps map[string][]int32) { g.change(tps, true, opts.Assigned) }),
-		kgo.OnPartitionsRevoked(func(_ context.Context, _ *kgo.Client, tps map[string][]int32) { g.change(tps, false, opts.Lost) }),
-		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, tps map[string][]int32) { g.change(tps, false, opts.Lost) }),
-		kgo.ConsumeStartOffset(start),
 		// What retention took is gone: go on with what there is, whatever a reader without a
 		// commit would begin with.
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
@@ -85,17 +88,191 @@ func OpenGroup(servers []string, opts GroupOptions) (*Group, error) {
 		kgo.FetchMaxWait(fetchMaxWait),
 		kgo.MetadataMaxAge(metadataMaxAge),
 	}
-	if opts.Pattern != "" {
+	switch {
+	case len(opts.Partitions) > 0:
+		at, err := g.assign(ctx, servers)
+		if err != nil {
+			return nil, wrap(op, err)
+		}
+		options = append(options, kgo.ConsumePartitions(at))
+	case opts.Pattern != "":
 		options = append(options, kgo.ConsumeRegex(), kgo.ConsumeTopics("^(?:"+opts.Pattern+")$"), kgo.ConsumeExcludeTopics(`^_postamt\.`, `^__`))
-	} else {
+	default:
 		options = append(options, kgo.ConsumeTopics(opts.Topics...))
+	}
+	if len(opts.Partitions) == 0 {
+		options = append(options,
+			kgo.ConsumerGroup(opts.Group),
+			kgo.Balancers(kgo.CooperativeStickyBalancer()),
+			kgo.DisableAutoCommit(),
+			kgo.BlockRebalanceOnPoll(),
+			kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, tps map[string][]int32) { g.change(tps, true, opts.Assigned) }),
+			kgo.OnPartitionsRevoked(func(_ context.Context, _ *kgo.Client, tps map[string][]int32) { g.change(tps, false, opts.Lost) }),
+			kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, tps map[string][]int32) { g.change(tps, false, opts.Lost) }),
+			kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
+			kgo.AdjustFetchOffsetsFn(g.place),
+		)
 	}
 	client, err := NewClient(servers, options...)
 	if err != nil {
-		return nil, &event.Error{Kind: event.Unprocessable, Op: "kafka.OpenGroup", Msg: "the subscription is not possible: " + err.Error(), Err: err}
+		return nil, &event.Error{Kind: event.Unprocessable, Op: op, Msg: "the subscription is not possible: " + err.Error(), Err: err}
 	}
-	g.client = client
+	g.client, g.admin = client, kadm.NewClient(client)
 	return g, nil
+}
+
+// assign places the partitions that were given.
+func (g *Group) assign(ctx context.Context, servers []string) (map[string]map[int32]kgo.Offset, error) {
+	client, err := NewClient(servers)
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	g.admin = kadm.NewClient(client) // of this alone: one that reads must know where from when it is made
+	committed, err := commitsOf(ctx, g.admin, g.opts.Group)
+	if err != nil {
+		return nil, err
+	}
+	at := make(map[string]map[int32]kgo.Offset)
+	for _, tp := range g.opts.Partitions {
+		if at[tp.Topic] == nil {
+			at[tp.Topic] = make(map[int32]kgo.Offset)
+		}
+		at[tp.Topic][tp.Partition] = kgo.NewOffset().AtStart()
+		if c, ok := committed[tp]; ok {
+			at[tp.Topic][tp.Partition] = kgo.NewOffset().At(c.Offset)
+		}
+		g.assigned[tp] = true
+	}
+	ctx, cancel := context.WithTimeout(ctx, metadataTimeout)
+	defer cancel()
+	return g.place(ctx, at)
+}
+
+// place says where partitions begin that have just been assigned. fetched are the group's
+// commits, and below zero where there is none. All that it returns are offsets, none "the
+// beginning": the client can seek in nothing else.
+func (g *Group) place(ctx context.Context, fetched map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
+	var unknown []string
+	g.mu.Lock()
+	for topic, partitions := range fetched {
+		for p, o := range partitions {
+			tp := event.TopicPartition{Topic: topic, Partition: p}
+			at := max(o.EpochOffset().Offset, event.NoCommit)
+			if seek, ok := g.seeks[tp]; ok && seek.Since == at {
+				at = seek.Offset
+			}
+			if start, ok := g.opts.Starts[tp]; ok && at < 0 {
+				at = start
+			}
+			if partitions[p] = kgo.NewOffset().At(at); at < 0 && !slices.Contains(unknown, topic) {
+				unknown = append(unknown, topic)
+			}
+		}
+	}
+	g.mu.Unlock()
+	if len(unknown) == 0 {
+		return fetched, nil
+	}
+	first, err := g.admin.ListStartOffsets(ctx, unknown...)
+	if err != nil {
+		return nil, err
+	}
+	for _, topic := range unknown {
+		for p, o := range fetched[topic] {
+			if o.EpochOffset().Offset >= 0 {
+				continue
+			}
+			listed, ok := first.Lookup(topic, p)
+			if !ok {
+				return nil, kerr.UnknownTopicOrPartition
+			}
+			if listed.Err != nil {
+				return nil, listed.Err
+			}
+			fetched[topic][p] = kgo.NewOffset().At(listed.Offset)
+		}
+	}
+	return fetched, nil
+}
+
+// Seek makes assigned partitions go on elsewhere, and drops what was fetched of them. No Poll
+// may run meanwhile. It waits, until ctx ends, for partitions that have just been assigned
+// and are not read yet.
+func (g *Group) Seek(ctx context.Context, to map[event.TopicPartition]event.Seek) error {
+	const op = "kafka.Seek"
+	offsets := make(map[string]map[int32]kgo.Offset)
+	g.mu.Lock()
+	for tp, seek := range to {
+		if !g.assigned[tp] {
+			g.mu.Unlock()
+			return event.Errorf(event.Conflict, 40903, op, "partition %d of topic %q is not assigned to this session at present", tp.Partition, tp.Topic)
+		}
+		if offsets[tp.Topic] == nil {
+			offsets[tp.Topic] = make(map[int32]kgo.Offset)
+		}
+		offsets[tp.Topic][tp.Partition] = kgo.NewOffset().At(seek.Offset)
+	}
+	maps.Copy(g.seeks, to)
+	g.mu.Unlock()
+	if len(g.opts.Partitions) > 0 {
+		g.client.RemoveConsumePartitions(partitionsOf(offsets))
+		g.client.AddConsumePartitions(offsets)
+		return nil
+	}
+	for !g.placed(to) {
+		// The client is asking Kafka for commits: it knows the seek, or will have to be told.
+		if !sleep(ctx, placePause) {
+			return wrap(op, context.DeadlineExceeded)
+		}
+	}
+	// The client takes a seek to the place that it remembers as committed for none, even when
+	// it has read on from there: so first somewhere else.
+	for _, aside := range []int64{1, 0} {
+		set := make(map[string]map[int32]kgo.EpochOffset)
+		for topic, partitions := range offsets {
+			set[topic] = make(map[int32]kgo.EpochOffset)
+			for p, o := range partitions {
+				set[topic][p] = kgo.EpochOffset{Epoch: -1, Offset: o.EpochOffset().Offset + aside}
+			}
+		}
+		g.client.SetOffsets(set)
+	}
+	return nil
+}
+
+// placePause is between two looks at whether partitions have got their place.
+const placePause = 10 * time.Millisecond
+
+// placed tells whether the client has got the place of all of these that are still assigned.
+func (g *Group) placed(tps map[event.TopicPartition]event.Seek) bool {
+	at := g.client.CommittedOffsets()
+	for tp := range tps {
+		if _, ok := at[tp.Topic][tp.Partition]; !ok && g.has(tp) {
+			return false
+		}
+	}
+	return true
+}
+
+func partitionsOf(offsets map[string]map[int32]kgo.Offset) map[string][]int32 {
+	out := make(map[string][]int32, len(offsets))
+	for topic, partitions := range offsets {
+		out[topic] = slices.Collect(maps.Keys(partitions))
+	}
+	return out
+}
+
+// sleep waits, and tells whether ctx lets it go on.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
 }
 
 func (g *Group) change(topics map[string][]int32, assigned bool, tell func([]event.TopicPartition)) {
@@ -113,7 +290,7 @@ func (g *Group) change(topics map[string][]int32, assigned bool, tell func([]eve
 		}
 	}
 	g.mu.Unlock()
-	if len(tps) > 0 {
+	if len(tps) > 0 || assigned {
 		tell(tps)
 	}
 }
@@ -191,6 +368,22 @@ func (g *Group) Commit(ctx context.Context, offsets map[event.TopicPartition]eve
 	const op = "kafka.Commit"
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
+	commit := g.commitAsMember
+	if len(g.opts.Partitions) > 0 {
+		commit = g.commitAlone
+	}
+	if err := commit(ctx, offsets); err != nil {
+		return wrap(op, err)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for tp := range offsets {
+		delete(g.seeks, tp)
+	}
+	return nil
+}
+
+func (g *Group) commitAsMember(ctx context.Context, offsets map[event.TopicPartition]event.Commit) error {
 	epochs := make(map[string]map[int32]kgo.EpochOffset)
 	for tp, c := range offsets {
 		if epochs[tp.Topic] == nil {
@@ -229,25 +422,92 @@ func (g *Group) Commit(ctx context.Context, offsets map[event.TopicPartition]eve
 			}
 		}
 	})
-	return wrap(op, failure)
+	return failure
+}
+
+// commitAlone commits for a group that has no members. Kafka refuses it when there are some.
+func (g *Group) commitAlone(ctx context.Context, offsets map[event.TopicPartition]event.Commit) error {
+	commits := make(kadm.Offsets)
+	for tp, c := range offsets {
+		commits.Add(kadm.Offset{Topic: tp.Topic, Partition: tp.Partition, At: c.Offset, LeaderEpoch: -1, Metadata: c.Metadata})
+	}
+	resp, err := g.admin.CommitOffsets(ctx, g.opts.Group, commits)
+	if err == nil {
+		err = resp.Error()
+	}
+	if errors.Is(err, kerr.UnknownMemberID) || errors.Is(err, kerr.IllegalGeneration) || errors.Is(err, kerr.RebalanceInProgress) {
+		return &event.Error{Kind: event.Conflict, Code: 40903, Op: "kafka.Commit", Err: err, Msg: fmt.Sprintf(
+			"the consumer group %q has members that subscribe, and only they may commit: give partitions that are assigned by hand a group of their own", g.opts.Group)}
+	}
+	return err
 }
 
 // Committed tells what a group has committed. Partitions without a commit are left out.
 func (c *Cluster) Committed(ctx context.Context, group string) (map[event.TopicPartition]event.Commit, error) {
+	committed, err := commitsOf(ctx, c.admin, group)
+	return committed, wrap("kafka.Committed", err)
+}
+
+func commitsOf(ctx context.Context, admin *kadm.Client, group string) (map[event.TopicPartition]event.Commit, error) {
 	ctx, cancel := context.WithTimeout(ctx, metadataTimeout)
 	defer cancel()
-	resp, err := c.admin.FetchOffsets(ctx, group)
+	resp, err := admin.FetchOffsets(ctx, group)
 	if err == nil {
 		err = resp.Error()
 	}
+	if errors.Is(err, kerr.GroupIDNotFound) { // it has never committed
+		return nil, nil
+	}
 	if err != nil {
-		return nil, wrap("kafka.Committed", err)
+		return nil, err
 	}
 	out := make(map[event.TopicPartition]event.Commit)
 	resp.Each(func(o kadm.OffsetResponse) {
 		if o.At >= 0 {
 			out[event.TopicPartition{Topic: o.Topic, Partition: o.Partition}] = event.Commit{Offset: o.At, Metadata: o.Metadata}
 		}
+	})
+	return out, nil
+}
+
+// Ends tells the offset that the next record of each partition will have: of the topics that
+// there are among those named, or, when none is named, of all whose whole name the pattern
+// matches. With readCommitted it is the end for a reader of committed transactions.
+func (c *Cluster) Ends(ctx context.Context, topics []string, pattern string, readCommitted bool) (map[event.TopicPartition]int64, error) {
+	const op = "kafka.Ends"
+	all, err := c.Topics(ctx)
+	if err != nil {
+		return nil, err
+	}
+	re, err := regexp.Compile("^(?:" + pattern + ")$")
+	if err != nil {
+		return nil, &event.Error{Kind: event.Unprocessable, Op: op, Msg: "topic_pattern is not a regular expression: " + err.Error(), Err: err}
+	}
+	chosen := slices.DeleteFunc(all, func(name string) bool {
+		if len(topics) > 0 {
+			return !slices.Contains(topics, name)
+		}
+		return !re.MatchString(name)
+	})
+	if len(chosen) == 0 {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, metadataTimeout)
+	defer cancel()
+	list := c.admin.ListEndOffsets
+	if readCommitted {
+		list = c.admin.ListCommittedOffsets
+	}
+	listed, err := list(ctx, chosen...)
+	if err == nil {
+		err = listed.Error()
+	}
+	if err != nil {
+		return nil, wrap(op, err)
+	}
+	out := make(map[event.TopicPartition]int64)
+	listed.Each(func(o kadm.ListedOffset) {
+		out[event.TopicPartition{Topic: o.Topic, Partition: o.Partition}] = o.Offset
 	})
 	return out, nil
 }

@@ -58,7 +58,7 @@ func groupFor(t *testing.T, cluster *kfake.Cluster, opts kafka.GroupOptions) (*k
 	t.Helper()
 	o := &owned{tps: make(map[event.TopicPartition]bool)}
 	opts.Group, opts.Assigned, opts.Lost = "g", o.assign, o.lose
-	g, err := kafka.OpenGroup(cluster.ListenAddrs(), opts)
+	g, err := kafka.OpenGroup(t.Context(), cluster.ListenAddrs(), opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +117,7 @@ func TestGroupCommitsOnlyWhatItIsTold(t *testing.T) {
 		return got
 	}
 
-	g, _ := groupFor(t, cluster, kafka.GroupOptions{Topics: []string{"a"}, FromEarliest: true})
+	g, _ := groupFor(t, cluster, kafka.GroupOptions{Topics: []string{"a"}})
 	for _, want := range []string{"[0]", "[1]", "[2]"} {
 		if got := valuesOf(poll(t, g, 1)); got != want {
 			t.Errorf("a poll gives %s; want %s", got, want)
@@ -128,7 +128,7 @@ func TestGroupCommitsOnlyWhatItIsTold(t *testing.T) {
 		t.Fatalf("read and closed, nothing was committed by hand: %v", got)
 	}
 
-	g, _ = groupFor(t, cluster, kafka.GroupOptions{Topics: []string{"a"}, FromEarliest: true})
+	g, _ = groupFor(t, cluster, kafka.GroupOptions{Topics: []string{"a"}})
 	if got := valuesOf(poll(t, g, 5)); got != "[0 1 2 3 4]" {
 		t.Errorf("what was not committed comes again, but %s", got)
 	}
@@ -156,7 +156,7 @@ func TestGroupDoesNotCommitAsTimePasses(t *testing.T) {
 	cluster := clusterFor(t, kfake.SeedTopics(1, "a"))
 	produceValues(t, cluster, "a", 0, "0", "1", "2")
 	commits := cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit}, Observe: true, Count: -1})
-	g, _ := groupFor(t, cluster, kafka.GroupOptions{Topics: []string{"a"}, FromEarliest: true})
+	g, _ := groupFor(t, cluster, kafka.GroupOptions{Topics: []string{"a"}})
 	poll(t, g, 1)
 	poll(t, g, 1)
 	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Second)
@@ -166,28 +166,134 @@ func TestGroupDoesNotCommitAsTimePasses(t *testing.T) {
 	}
 }
 
-func TestGroupWithoutACommitBeginsWithTheNextRecord(t *testing.T) {
-	cluster := clusterFor(t, kfake.SeedTopics(1, "a"))
+// "Latest" is the end when the session subscribed, whenever it reads first; a partition that
+// was made since then is read whole.
+func TestGroupWithoutACommitBeginsAtItsStart(t *testing.T) {
+	t.Parallel()
+	cluster := clusterFor(t, kfake.SeedTopics(1, "a"), kfake.SeedTopics(1, "test.b"))
 	produceValues(t, cluster, "a", 0, "old")
-	g, o := groupFor(t, cluster, kafka.GroupOptions{Topics: []string{"a"}})
+	client := clientFor(t, cluster)
+	c := kafka.NewCluster(client)
+	starts, err := c.Ends(t.Context(), []string{"a", "none"}, "", false)
+	if want := map[event.TopicPartition]int64{tp("a", 0): 1}; err != nil || !maps.Equal(starts, want) {
+		t.Fatalf("the ends are %v, %v; want %v", starts, err, want)
+	}
+	produceValues(t, cluster, "a", 0, "new")
+	if err := kafka.NewAdmin(client).SetPartitions(t.Context(), "a", 2); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the new partition is written to", func() bool {
+		p, err := kafka.NewClient(cluster.ListenAddrs(), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		return p.ProduceSync(t.Context(), &kgo.Record{Topic: "a", Partition: 1, Value: []byte("newer")}).FirstErr() == nil
+	})
+	g, _ := groupFor(t, cluster, kafka.GroupOptions{Topics: []string{"a"}, Starts: starts})
+	if got := poll(t, g, 2); valuesOf(got) != "[new newer]" && valuesOf(got) != "[newer new]" {
+		t.Errorf("it reads %s", valuesOf(got))
+	}
+	for pattern, want := range map[string]int{"": 0, "test": 0, `test\..*`: 1, ".*": 3} {
+		if got, err := c.Ends(t.Context(), nil, pattern, true); err != nil || len(got) != want {
+			t.Errorf("the ends of %q are %v, %v; want %d", pattern, got, err, want)
+		}
+	}
+	if _, err := c.Ends(t.Context(), nil, "(", false); kindOf(err) != event.Unprocessable {
+		t.Errorf("a pattern that is none: %v", err)
+	}
+}
+
+// readers opens a Group as a member and one of assigned partitions: both seek and commit.
+func readers(t *testing.T, cluster *kfake.Cluster, each func(t *testing.T, open func(kafka.GroupOptions) *kafka.Group)) {
+	for name, manual := range map[string]bool{"member": false, "assigned by hand": true} {
+		t.Run(name, func(t *testing.T) {
+			group := "g." + name
+			each(t, func(o kafka.GroupOptions) *kafka.Group {
+				t.Helper()
+				o.Group, o.Assigned, o.Lost = group, func([]event.TopicPartition) {}, func([]event.TopicPartition) {}
+				if o.Topics = []string{"a"}; manual {
+					o.Topics, o.Partitions = nil, []event.TopicPartition{tp("a", 0)}
+				}
+				g, err := kafka.OpenGroup(t.Context(), cluster.ListenAddrs(), o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(g.Close)
+				return g
+			})
+		})
+	}
+}
+
+func TestGroupSeeks(t *testing.T) {
+	t.Parallel()
+	cluster := clusterFor(t, kfake.SeedTopics(1, "a"))
+	produceValues(t, cluster, "a", 0, "0", "1", "2", "3", "4", "5")
+	readers(t, cluster, func(t *testing.T, open func(kafka.GroupOptions) *kafka.Group) {
+		g := open(kafka.GroupOptions{})
+		// While the client holds more than was polled, back and forth, and twice to one place.
+		for _, to := range []int64{0, 3, 0, 0, 5, 1, 2} {
+			if len(g.Assigned()) > 0 {
+				if err := g.Seek(t.Context(), map[event.TopicPartition]event.Seek{tp("a", 0): {Offset: to, Since: event.NoCommit}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := poll(t, g, 1); got[0].Offset != to {
+				t.Fatalf("after a seek to %d comes %d", to, got[0].Offset)
+			}
+		}
+		// It begins there again, until the group commits; what is committed is the newer word.
+		g.Close()
+		seeks := map[event.TopicPartition]event.Seek{tp("a", 0): {Offset: 4, Since: event.NoCommit}}
+		g = open(kafka.GroupOptions{Seeks: seeks})
+		if got := valuesOf(poll(t, g, 1)); got != "[4]" {
+			t.Errorf("with a seek it begins with %s", got)
+		}
+		if err := g.Commit(t.Context(), map[event.TopicPartition]event.Commit{tp("a", 0): {Offset: 2, Metadata: "m"}}); err != nil {
+			t.Fatal(err)
+		}
+		g.Close()
+		if got := valuesOf(poll(t, open(kafka.GroupOptions{Seeks: seeks}), 1)); got != "[2]" {
+			t.Errorf("after a commit it begins with %s; the seek is older", got)
+		}
+		err := g.Seek(t.Context(), map[event.TopicPartition]event.Seek{tp("a", 7): {}})
+		if kindOf(err) != event.Conflict {
+			t.Errorf("a seek of a partition that is not assigned: %v", err)
+		}
+	})
+}
+
+func TestGroupAssignedByHand(t *testing.T) {
+	t.Parallel()
+	cluster := clusterFor(t, kfake.SeedTopics(2, "a"))
+	produceValues(t, cluster, "a", 0, "0")
+	produceValues(t, cluster, "a", 1, "1", "2")
+	g, o := groupFor(t, cluster, kafka.GroupOptions{Partitions: []event.TopicPartition{tp("a", 1)}, Starts: map[event.TopicPartition]int64{tp("a", 1): 1}})
+	if got := valuesOf(poll(t, g, 1)); got != "[2]" || len(g.Assigned()) != 1 {
+		t.Errorf("it reads %s of %v", got, g.Assigned())
+	}
+	offsets := map[event.TopicPartition]event.Commit{tp("a", 1): {Offset: 2, Metadata: "m"}}
+	if err := g.Commit(t.Context(), offsets); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := kafka.NewCluster(clientFor(t, cluster)).Committed(t.Context(), "g"); err != nil || !maps.Equal(got, offsets) {
+		t.Errorf("committed is %v, %v; want %v", got, err, offsets)
+	}
+	// Kafka lets nobody commit beside members.
+	member, has := groupFor(t, cluster, kafka.GroupOptions{Topics: []string{"a"}})
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	for o.list() != "[a0]" && ctx.Err() == nil {
-		turn, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
-		_ = g.Poll(turn, 1, func(r []event.Record) { t.Errorf("it reads %s", valuesOf(r)) })
-		cancel()
+	for has.list() == "[]" && ctx.Err() == nil {
+		turn, done := context.WithTimeout(ctx, 50*time.Millisecond)
+		_ = member.Poll(turn, 1, func([]event.Record) {})
+		done()
 	}
-	// The place is found a moment after the assignment: write until something comes.
-	var got string
-	eventually(t, "a new record comes", func() bool {
-		produceValues(t, cluster, "a", 0, "new")
-		turn, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
-		defer cancel()
-		_ = g.Poll(turn, 1, func(r []event.Record) { got = valuesOf(r) })
-		return got != ""
-	})
-	if got != "[new]" {
-		t.Errorf("it reads %s", got)
+	if err := g.Commit(t.Context(), offsets); kindOf(err) != event.Conflict {
+		t.Errorf("a commit beside members: %v; want conflict", err)
+	}
+	if o.list() != "[]" {
+		t.Errorf("nobody assigned %s", o.list())
 	}
 }
 
@@ -256,18 +362,18 @@ func TestGroupOfAPatternLeavesOurOwnTopicsOut(t *testing.T) {
 	for _, topic := range []string{"test.a", "test.b", "prod.a", "_postamt.test.x", "__test.y"} {
 		produceValues(t, cluster, topic, 0, topic)
 	}
-	g, o := groupFor(t, cluster, kafka.GroupOptions{Pattern: `.*test\..*`, FromEarliest: true})
+	g, o := groupFor(t, cluster, kafka.GroupOptions{Pattern: `.*test\..*`})
 	got := valuesOf(poll(t, g, 2))
 	if got != "[test.a test.b]" && got != "[test.b test.a]" || o.list() != "[test.a0 test.b0]" {
 		t.Errorf("the pattern gives %s of %s", got, o.list())
 	}
 	g.Close()
 	// As in Kafka's own clients it is the whole name that must match.
-	g, o = groupFor(t, cluster, kafka.GroupOptions{Pattern: `prod\.a|est\..|test`, FromEarliest: true})
+	g, o = groupFor(t, cluster, kafka.GroupOptions{Pattern: `prod\.a|est\..|test`})
 	if got := valuesOf(poll(t, g, 1)); got != "[prod.a]" || o.list() != "[prod.a0]" {
 		t.Errorf("a pattern of a part of names gives %s of %s", got, o.list())
 	}
-	if _, err := kafka.OpenGroup(cluster.ListenAddrs(), kafka.GroupOptions{Group: "g", Pattern: "("}); kindOf(err) != event.Unprocessable {
+	if _, err := kafka.OpenGroup(t.Context(), cluster.ListenAddrs(), kafka.GroupOptions{Group: "g", Pattern: "("}); kindOf(err) != event.Unprocessable {
 		t.Errorf("a pattern that is none: %v", err)
 	}
 }
@@ -275,7 +381,7 @@ func TestGroupOfAPatternLeavesOurOwnTopicsOut(t *testing.T) {
 func TestGroupCommitThatKafkaRefuses(t *testing.T) {
 	cluster := clusterFor(t, kfake.SeedTopics(1, "a"))
 	produceValues(t, cluster, "a", 0, "0")
-	g, _ := groupFor(t, cluster, kafka.GroupOptions{Topics: []string{"a"}, FromEarliest: true})
+	g, _ := groupFor(t, cluster, kafka.GroupOptions{Topics: []string{"a"}})
 	poll(t, g, 1)
 	offsets := map[event.TopicPartition]event.Commit{tp("a", 0): {Offset: 1}}
 	for _, tc := range []struct {

@@ -208,17 +208,106 @@ func DecodeCommit(body []byte) (map[event.TopicPartition]event.Commit, error) {
 // DecodePartitions reads {"partitions":[{"topic","partition"}]}.
 func DecodePartitions(body []byte) ([]event.TopicPartition, error) {
 	var req struct {
-		Partitions []struct {
-			Topic     string `json:"topic"`
-			Partition int32  `json:"partition"`
-		} `json:"partitions"`
+		Partitions *[]place `json:"partitions"`
 	}
 	if err := unmarshal(body, &req); err != nil {
 		return nil, err
 	}
-	tps := make([]event.TopicPartition, len(req.Partitions))
-	for i, p := range req.Partitions {
-		tps[i] = event.TopicPartition(p)
+	if req.Partitions == nil {
+		return nil, event.Errorf(event.Unprocessable, 0, op, `the body has no partitions; it must be {"partitions":[{"topic":"…","partition":0}]}`)
+	}
+	tps := make([]event.TopicPartition, len(*req.Partitions))
+	for i, p := range *req.Partitions {
+		var err error
+		if tps[i], err = p.check("partitions", i); err != nil {
+			return nil, err
+		}
 	}
 	return tps, nil
+}
+
+// place is a partition in a list of a request.
+type place struct {
+	Topic     string `json:"topic"`
+	Partition *int32 `json:"partition"`
+}
+
+func (p place) check(list string, i int) (event.TopicPartition, error) {
+	switch {
+	case p.Topic == "":
+		return event.TopicPartition{}, event.Errorf(event.Unprocessable, 0, op, "%s[%d].topic is missing", list, i)
+	case p.Partition == nil || *p.Partition < 0:
+		return event.TopicPartition{}, event.Errorf(event.Unprocessable, 0, op, "%s[%d].partition is missing or negative", list, i)
+	}
+	return event.TopicPartition{Topic: p.Topic, Partition: *p.Partition}, nil
+}
+
+// Position is where a partition is to be read next: at an offset, or, when Time is not zero,
+// at the first record of that time or later.
+type Position struct {
+	event.TopicPartition
+	Offset int64
+	Time   time.Time
+}
+
+// DecodePositions reads the body of POST …/positions. A timestamp is RFC 3339 text, or a
+// number of milliseconds since 1970.
+func DecodePositions(body []byte) ([]Position, error) {
+	var req struct {
+		Offsets []struct {
+			place
+			Offset *int64 `json:"offset"`
+		} `json:"offsets"`
+		Timestamps []struct {
+			place
+			Timestamp loose `json:"timestamp"`
+		} `json:"timestamps"`
+	}
+	if err := unmarshal(body, &req); err != nil {
+		return nil, err
+	}
+	if req.Offsets == nil && req.Timestamps == nil {
+		return nil, event.Errorf(event.Unprocessable, 0, op, "the body has neither offsets nor timestamps; each is a list of what has topic, partition and offset or timestamp")
+	}
+	var out []Position
+	for i, o := range req.Offsets {
+		tp, err := o.check("offsets", i)
+		if err != nil {
+			return nil, err
+		}
+		if o.Offset == nil || *o.Offset < 0 {
+			return nil, event.Errorf(event.Unprocessable, 0, op, "offsets[%d].offset is missing or negative; it must be the offset of the record to read next", i)
+		}
+		out = append(out, Position{TopicPartition: tp, Offset: *o.Offset})
+	}
+	for i, ts := range req.Timestamps {
+		tp, err := ts.check("timestamps", i)
+		if err != nil {
+			return nil, err
+		}
+		t, err := ts.Timestamp.time()
+		if err != nil {
+			return nil, event.Errorf(event.Unprocessable, 0, op, "timestamps[%d].timestamp is %q; it must be like 2026-01-02T03:04:05Z, or milliseconds since 1970", i, string(ts.Timestamp))
+		}
+		out = append(out, Position{TopicPartition: tp, Time: t})
+	}
+	return out, nil
+}
+
+// maxTime is the last second of the year 9999, which RFC 3339 can still write.
+const maxTime = 253402300799
+
+// time reads what the dialect calls an instant.
+func (l loose) time() (time.Time, error) {
+	if ms, err := strconv.ParseInt(string(l), 10, 64); err == nil {
+		if ms < 0 || ms/1000 > maxTime {
+			return time.Time{}, strconv.ErrRange
+		}
+		return time.UnixMilli(ms), nil
+	}
+	t, err := time.Parse(time.RFC3339Nano, string(l))
+	if err == nil && (t.Unix() < 0 || t.Unix() > maxTime) {
+		return time.Time{}, strconv.ErrRange
+	}
+	return t, err
 }

@@ -107,11 +107,63 @@ func TestDecodePartitions(t *testing.T) {
 	if want := []event.TopicPartition{{Topic: "b", Partition: 1}, {Topic: "a"}}; err != nil || !slices.Equal(got, want) {
 		t.Errorf("partitions are %v, %v; want %v", got, err, want)
 	}
-	for body, want := range map[string]int{`x`: 400, `{"partitions":5}`: 422, `{"partitions":[{"partition":"0"}]}`: 422} {
+	for body, want := range map[string]int{`x`: 400, `{"partitions":5}`: 422, `{"partitions":[{"partition":"0"}]}`: 422,
+		`{}`: 422, `{"partitions":[{"topic":"a"}]}`: 422, `{"partitions":[{"topic":"a","partition":-1}]}`: 422} {
 		if _, err := DecodePartitions([]byte(body)); code(err) != want {
 			t.Errorf("%s: %v; want code %d", body, err, want)
 		}
 	}
+}
+
+func TestDecodePositions(t *testing.T) {
+	at := func(text string) time.Time {
+		t.Helper()
+		parsed, err := time.Parse(time.RFC3339Nano, text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return parsed
+	}
+	got, err := DecodePositions([]byte(`{"offsets":[{"topic":"a","partition":1,"offset":0,"metadata":"m"}],"timestamps":[
+		{"topic":"b","partition":0,"timestamp":"2026-01-02T03:04:05.6+01:00"},{"topic":"b","partition":1,"timestamp":1767323045678}]}`))
+	want := []Position{
+		{TopicPartition: event.TopicPartition{Topic: "a", Partition: 1}},
+		{TopicPartition: event.TopicPartition{Topic: "b"}, Time: at("2026-01-02T02:04:05.6Z")},
+		{TopicPartition: event.TopicPartition{Topic: "b", Partition: 1}, Time: at("2026-01-02T03:04:05.678Z")},
+	}
+	if err != nil || !slices.EqualFunc(got, want, func(a, b Position) bool {
+		return a.TopicPartition == b.TopicPartition && a.Offset == b.Offset && a.Time.Equal(b.Time)
+	}) {
+		t.Errorf("positions are %v, %v; want %v", got, err, want)
+	}
+	for body, want := range map[string]int{
+		``: 400, `x`: 400, `{}`: 422, `{"offsets":1}`: 422, `{"offsets":[{"topic":"a","partition":0}]}`: 422,
+		`{"offsets":[{"topic":"a","partition":0,"offset":-1}]}`: 422, `{"offsets":[{"partition":0,"offset":1}]}`: 422,
+		`{"timestamps":[{"topic":"a","partition":0}]}`: 422, `{"timestamps":[{"topic":"a","partition":0,"timestamp":"yesterday"}]}`: 422,
+		`{"timestamps":[{"topic":"a","partition":0,"timestamp":-1}]}`: 422, `{"timestamps":[{"topic":"a","partition":0,"timestamp":1.5}]}`: 422,
+		`{"timestamps":[{"topic":"a","partition":0,"timestamp":9223372036854775807}]}`: 422, `{"timestamps":[{"topic":"a","partition":0,"timestamp":{}}]}`: 422,
+	} {
+		if got, err := DecodePositions([]byte(body)); code(err) != want {
+			t.Errorf("%s is %v, %v; want code %d", body, got, err, want)
+		}
+	}
+}
+
+func FuzzDecodePositions(f *testing.F) {
+	for _, body := range []string{`{"offsets":[{"topic":"a","partition":1,"offset":0}]}`, `{"timestamps":[{"topic":"b","partition":0,"timestamp":"2026-01-02T03:04:05Z"}]}`, `{"timestamps":[{"topic":"b","partition":0,"timestamp":5}]}`, `[`} {
+		f.Add([]byte(body))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		positions, err := DecodePositions(body)
+		if err != nil {
+			checkKind(t, err)
+		}
+		for _, p := range positions {
+			if p.Topic == "" || p.Partition < 0 || p.Offset < 0 || p.Time.Unix() > maxTime {
+				t.Errorf("%s is %+v", body, p)
+			}
+		}
+	})
 }
 
 func FuzzDecodeCreateConsumer(f *testing.F) {

@@ -13,7 +13,7 @@ const sweepInterval = time.Second
 
 // Manager keeps the sessions of one replica. It is safe for concurrent use.
 type Manager struct {
-	open        func(Join) (Consumer, error)
+	kafka       Kafka
 	maxSessions int
 	idleTimeout time.Duration
 
@@ -24,9 +24,9 @@ type Manager struct {
 
 type id struct{ group, name string }
 
-// NewManager makes an empty Manager; open joins a consumer group.
-func NewManager(open func(Join) (Consumer, error), maxSessions int, idleTimeout time.Duration) *Manager {
-	return &Manager{open: open, maxSessions: maxSessions, idleTimeout: idleTimeout, sessions: make(map[id]*Session)}
+// NewManager makes an empty Manager.
+func NewManager(k Kafka, maxSessions int, idleTimeout time.Duration) *Manager {
+	return &Manager{kafka: k, maxSessions: maxSessions, idleTimeout: idleTimeout, sessions: make(map[id]*Session)}
 }
 
 // Create makes a session. A name that the group has already is a Conflict (40902).
@@ -42,7 +42,7 @@ func (m *Manager) Create(s Settings) (*Session, error) {
 	case len(m.sessions) >= m.maxSessions:
 		return nil, event.Errorf(event.TooMany, 0, "create session", "this replica has %d sessions, as many as it may (MAX_SESSIONS); delete some, or let them expire", len(m.sessions))
 	}
-	session := newSession(s, m.open, time.Now())
+	session := newSession(s, m.kafka, time.Now())
 	m.sessions[key] = session
 	return session, nil
 }

@@ -5,6 +5,7 @@ package session
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -20,19 +21,36 @@ type Consumer interface {
 	Poll(ctx context.Context, maxRecords int, take func([]event.Record)) error
 	// Buffered is Poll of what has arrived already: it does not wait.
 	Buffered(maxRecords int, take func([]event.Record)) error
+	// Seek makes assigned partitions go on elsewhere. No Poll runs meanwhile.
+	Seek(ctx context.Context, to map[event.TopicPartition]event.Seek) error
 	Commit(ctx context.Context, offsets map[event.TopicPartition]event.Commit) error
 	Assigned() []event.TopicPartition
 	Close()
 }
 
-// Join is what a session asks of its Opener.
+// Join is what a session asks of Kafka: to be a member of a group for topics or a pattern, or
+// to read given partitions without being one.
 type Join struct {
 	Group, Member  string
 	Topics         []string
 	Pattern        string
-	FromEarliest   bool
+	Partitions     []event.TopicPartition
 	ReadCommitted  bool
+	Seeks          map[event.TopicPartition]event.Seek
+	Starts         map[event.TopicPartition]int64 // of partitions without a commit; others begin at their beginning
 	Assigned, Lost func([]event.TopicPartition)
+}
+
+// Kafka is what sessions need of it.
+type Kafka interface {
+	Open(ctx context.Context, j Join) (Consumer, error)
+	// Ends tells where the next records of topics, or of all that match a pattern, will be.
+	Ends(ctx context.Context, topics []string, pattern string, readCommitted bool) (map[event.TopicPartition]int64, error)
+	// Bounds tells the beginning and the end of each partition of a topic.
+	Bounds(ctx context.Context, topic string) (map[int32]event.Bounds, error)
+	// OffsetsAt tells the first offset of each partition at or after a time, or its end.
+	OffsetsAt(ctx context.Context, topic string, t time.Time) (map[int32]int64, error)
+	Committed(ctx context.Context, group string) (map[event.TopicPartition]event.Commit, error)
 }
 
 // pollRecords is how many records one poll takes out of the client's buffer: as many as
@@ -53,8 +71,8 @@ type Settings struct {
 // Session is one pull consumer. It is safe for concurrent use; reads wait for each other.
 type Session struct {
 	Settings
-	open    func(Join) (Consumer, error)
-	reading chan struct{} // holds one token: the reader's
+	kafka   Kafka
+	reading chan struct{} // holds one token: of who reads or seeks
 
 	subscribing sync.Mutex // held to replace the consumer
 
@@ -63,9 +81,15 @@ type Session struct {
 	member   int      // counts consumers: what an earlier one still has to say is not heard
 	topics   []string
 	pattern  string
+	manual   []event.TopicPartition // assigned by the client, not by the group
 	lastUsed time.Time
 	users    int // requests that use it now
 	closed   bool
+
+	joined   bool               // the group has told this member its partitions, or that it has none
+	changed  chan struct{}      // closed when joined or assigned change
+	seeking  int                // seeks that wait for the reader to end
+	stopPoll context.CancelFunc // ends the reader's wait
 
 	assigned     map[event.TopicPartition]int // which assignment of it this is, counted up
 	next         int
@@ -75,9 +99,9 @@ type Session struct {
 	committed    map[event.TopicPartition]int64 // what of that Kafka has
 }
 
-func newSession(s Settings, open func(Join) (Consumer, error), now time.Time) *Session {
+func newSession(s Settings, k Kafka, now time.Time) *Session {
 	return &Session{
-		Settings: s, open: open, reading: make(chan struct{}, 1), lastUsed: now,
+		Settings: s, kafka: k, reading: make(chan struct{}, 1), lastUsed: now, changed: make(chan struct{}),
 		assigned:  make(map[event.TopicPartition]int),
 		delivered: make(map[event.TopicPartition]int64),
 		committed: make(map[event.TopicPartition]int64),
@@ -87,34 +111,96 @@ func newSession(s Settings, open func(Join) (Consumer, error), now time.Time) *S
 // Subscribe joins the group for topics, or for a pattern when there are none. What was
 // subscribed before is left, and what was read of it and not committed will come again. To
 // ask for what is subscribed already changes nothing.
-func (s *Session) Subscribe(topics []string, pattern string) error {
+func (s *Session) Subscribe(ctx context.Context, topics []string, pattern string) error {
 	s.subscribing.Lock()
 	defer s.subscribing.Unlock()
 	s.mu.Lock()
 	same := s.consumer != nil && slices.Equal(s.topics, topics) && s.pattern == pattern
+	manual := len(s.manual) > 0
 	s.mu.Unlock()
-	if same {
+	switch {
+	case manual:
+		return event.Errorf(event.Conflict, 40903, "subscribe", "the session has partitions that were assigned by hand; DELETE …/subscription first, or make another session")
+	case same:
 		return nil
 	}
+	starts, err := s.starts(ctx, topics, pattern)
+	if err != nil {
+		return err
+	}
 	s.leave()
+	return s.join(ctx, Join{Topics: topics, Pattern: pattern, Starts: starts})
+}
 
+// Assign reads the given partitions without joining the group. None ends an assignment.
+func (s *Session) Assign(ctx context.Context, tps []event.TopicPartition) error {
+	s.subscribing.Lock()
+	defer s.subscribing.Unlock()
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	same := s.consumer != nil && slices.Equal(s.manual, tps)
+	subscribed := s.consumer != nil && len(s.manual) == 0
+	s.mu.Unlock()
+	switch {
+	case subscribed:
+		return event.Errorf(event.Conflict, 40903, "assign", "the session is subscribed; DELETE …/subscription first, or make another session")
+	case same:
+		return nil
+	case len(tps) == 0:
+		s.leave()
+		return nil
+	}
+	var topics []string
+	for _, tp := range tps {
+		topics = append(topics, tp.Topic)
+	}
+	starts, err := s.starts(ctx, topics, "")
+	if err != nil {
+		return err
+	}
+	s.leave()
+	return s.join(ctx, Join{Partitions: tps, Starts: starts})
+}
+
+// starts is where partitions begin that the group has not committed: what "latest" means is
+// decided when a session subscribes, not when it happens to read first.
+func (s *Session) starts(ctx context.Context, topics []string, pattern string) (map[event.TopicPartition]int64, error) {
+	if s.FromEarliest {
+		return nil, nil
+	}
+	return s.kafka.Ends(ctx, topics, pattern, s.ReadCommitted)
+}
+
+// join makes the consumer. It is called while subscribing is held.
+func (s *Session) join(ctx context.Context, j Join) error {
+	s.mu.Lock()
 	if s.closed {
+		s.mu.Unlock()
 		return s.notFound()
 	}
 	s.member++
 	member := s.member
-	consumer, err := s.open(Join{
-		Group: s.Group, Member: s.Name, Topics: topics, Pattern: pattern,
-		FromEarliest: s.FromEarliest, ReadCommitted: s.ReadCommitted,
-		Assigned: func(tps []event.TopicPartition) { s.onAssigned(member, tps) },
-		Lost:     func(tps []event.TopicPartition) { s.onLost(member, tps) },
-	})
+	s.joined = false
+	s.mu.Unlock()
+	j.Group, j.Member, j.ReadCommitted = s.Group, s.Name, s.ReadCommitted
+	j.Assigned = func(tps []event.TopicPartition) { s.onAssigned(member, tps) }
+	j.Lost = func(tps []event.TopicPartition) { s.onLost(member, tps) }
+	consumer, err := s.kafka.Open(ctx, j) // may ask Kafka: not under the lock
 	if err != nil {
 		return err
 	}
-	s.consumer, s.topics, s.pattern = consumer, topics, pattern
+	s.mu.Lock()
+	closed := s.closed
+	if !closed {
+		s.consumer, s.topics, s.pattern, s.manual = consumer, j.Topics, j.Pattern, j.Partitions
+	}
+	s.mu.Unlock()
+	if closed {
+		consumer.Close()
+		return s.notFound()
+	}
+	if len(j.Partitions) > 0 {
+		s.onAssigned(member, j.Partitions)
+	}
 	return nil
 }
 
@@ -128,7 +214,7 @@ func (s *Session) Unsubscribe() {
 func (s *Session) leave() {
 	s.mu.Lock()
 	consumer := s.consumer
-	s.consumer, s.topics, s.pattern = nil, nil, ""
+	s.consumer, s.topics, s.pattern, s.manual = nil, nil, "", nil
 	s.member++
 	s.forget(func(event.TopicPartition) bool { return true })
 	s.mu.Unlock()
@@ -170,6 +256,44 @@ func (s *Session) onAssigned(member int, tps []event.TopicPartition) {
 	for _, tp := range tps {
 		s.next++
 		s.assigned[tp] = s.next
+	}
+	s.joined = true
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// joinTimeout is how long a commit or a seek waits for a session that is joining its group.
+const joinTimeout = 10 * time.Second
+
+// awaitAssigned returns the assignments of partitions, all of which the session must have.
+// One that has not been told its partitions yet is waited for.
+func (s *Session) awaitAssigned(ctx context.Context, op string, tps func(yield func(event.TopicPartition) bool)) (Consumer, map[event.TopicPartition]int, error) {
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	for {
+		s.mu.Lock()
+		consumer, joined, changed := s.consumer, s.joined, s.changed
+		var missing *event.TopicPartition
+		epochs := make(map[event.TopicPartition]int)
+		for tp := range tps {
+			if epochs[tp] = s.assigned[tp]; epochs[tp] == 0 {
+				missing = &tp
+			}
+		}
+		s.mu.Unlock()
+		switch {
+		case consumer == nil:
+			return nil, nil, event.Errorf(event.Conflict, 40903, op, "the session is not subscribed to anything, nor has it partitions assigned; POST …/subscription or …/assignments first")
+		case missing == nil:
+			return consumer, epochs, nil
+		case joined:
+			return nil, nil, event.Errorf(event.Conflict, 40903, op, "partition %d of topic %q is not assigned to this session at present; read again", missing.Partition, missing.Topic)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, nil, event.Errorf(event.Conflict, 40903, op, "the session has not joined its consumer group yet; read, or repeat the request")
+		}
 	}
 }
 
@@ -245,10 +369,12 @@ func (s *Session) read(ctx context.Context, wait time.Duration, maxBytes int64) 
 	case closed:
 		return nil, s.notFound()
 	case consumer == nil:
-		return nil, event.Errorf(event.Conflict, 40903, "read", "the session is not subscribed to anything; POST …/subscription first")
+		return nil, event.Errorf(event.Conflict, 40903, "read", "the session is not subscribed to anything, nor has it partitions assigned; POST …/subscription or …/assignments first")
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
+	s.stoppable(cancel)
+	defer s.stoppable(nil)
 	want := min(int64(max(s.MinBytes, 1)), maxBytes)
 	for ctx.Err() == nil && s.waiting() < want {
 		if err := consumer.Poll(ctx, pollRecords, take); err != nil {
@@ -265,6 +391,15 @@ func (s *Session) read(ctx context.Context, wait time.Duration, maxBytes int64) 
 		}
 	}
 	return s.give(maxBytes), nil
+}
+
+// stoppable lets a seek end the wait of a read, from now on until it is told nil.
+func (s *Session) stoppable(stop context.CancelFunc) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopPoll = stop; stop != nil && s.seeking > 0 {
+		stop()
+	}
 }
 
 func (s *Session) take(member int, records []event.Record) {
@@ -368,18 +503,9 @@ func (s *Session) CommitOffsets(ctx context.Context, offsets map[event.TopicPart
 	if len(offsets) == 0 {
 		return nil
 	}
-	s.mu.Lock()
-	consumer := s.consumer
-	epochs := make(map[event.TopicPartition]int)
-	for tp := range offsets {
-		if epochs[tp] = s.assigned[tp]; epochs[tp] == 0 {
-			s.mu.Unlock()
-			return event.Errorf(event.Conflict, 40903, "commit", "partition %d of topic %q is not assigned to this session at present; read again", tp.Partition, tp.Topic)
-		}
-	}
-	s.mu.Unlock()
-	if consumer == nil {
-		return event.Errorf(event.Conflict, 40903, "commit", "the session is not subscribed to anything")
+	consumer, epochs, err := s.awaitAssigned(ctx, "commit", maps.Keys(offsets))
+	if err != nil {
+		return err
 	}
 	if err := consumer.Commit(ctx, offsets); err != nil {
 		return err

@@ -27,6 +27,7 @@ type fakeConsumer struct {
 	next      int
 	committed map[event.TopicPartition]event.Commit
 	commits   int
+	seeks     []map[event.TopicPartition]event.Seek
 	refuse    error
 	closed    chan struct{}
 }
@@ -60,6 +61,13 @@ func (f *fakeConsumer) wake() {
 	case f.came <- struct{}{}:
 	default:
 	}
+}
+
+func (f *fakeConsumer) Seek(_ context.Context, to map[event.TopicPartition]event.Seek) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.seeks = append(f.seeks, to)
+	return f.refuse
 }
 
 func (f *fakeConsumer) Commit(_ context.Context, offsets map[event.TopicPartition]event.Commit) error {
@@ -122,14 +130,32 @@ func (f *fakeConsumer) stored() string {
 	return fmt.Sprint(out)
 }
 
-// group is a fake of the group: it remembers each member that joined.
+// group is a fake of the group: it remembers each member that joined. Each partition of the
+// topics a and b has the offsets 10 to 19.
 type group struct {
-	mu      sync.Mutex
-	members []*fakeConsumer
-	refuse  error
+	mu        sync.Mutex
+	members   []*fakeConsumer
+	refuse    error
+	committed map[event.TopicPartition]event.Commit
 }
 
-func (g *group) open(j Join) (Consumer, error) {
+func (g *group) Ends(context.Context, []string, string, bool) (map[event.TopicPartition]int64, error) {
+	return map[event.TopicPartition]int64{a0: 20, a1: 20}, g.refuse
+}
+
+func (g *group) Bounds(context.Context, string) (map[int32]event.Bounds, error) {
+	return map[int32]event.Bounds{0: {Beginning: 10, End: 20}, 1: {Beginning: 10, End: 20}}, g.refuse
+}
+
+func (g *group) OffsetsAt(_ context.Context, _ string, t time.Time) (map[int32]int64, error) {
+	return map[int32]int64{0: t.Unix(), 1: t.Unix()}, g.refuse
+}
+
+func (g *group) Committed(context.Context, string) (map[event.TopicPartition]event.Commit, error) {
+	return g.committed, g.refuse
+}
+
+func (g *group) Open(_ context.Context, j Join) (Consumer, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.refuse != nil {
@@ -155,8 +181,8 @@ func subscribed(t *testing.T, s Settings) (*Session, *fakeConsumer) {
 	t.Helper()
 	g := &group{}
 	s.Group, s.Name = "g", "c"
-	session := newSession(s, g.open, time.Now())
-	if err := session.Subscribe([]string{"a"}, ""); err != nil {
+	session := newSession(s, g, time.Now())
+	if err := session.Subscribe(t.Context(), []string{"a"}, ""); err != nil {
 		t.Fatal(err)
 	}
 	g.members[0].assign(a0, a1)
@@ -413,6 +439,94 @@ func TestCommitOfGivenOffsets(t *testing.T) {
 	}
 }
 
+func TestSeekForgetsWhatWasRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, f := subscribed(t, Settings{})
+		f.arrive(a0, 10, 1, 1, 1)
+		f.arrive(a1, 10, 1, 1)
+		read(t, s, 4).Delivered()
+		seek := func(at Where, offset int64) error {
+			return s.Seek(t.Context(), []Position{{TopicPartition: a0, At: at, Offset: offset, Time: time.Unix(14, 0)}})
+		}
+		if err := seek(AtOffset, 11); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Commit(t.Context()); err != nil || f.stored() != "map[]" {
+			t.Errorf("after a seek %s is committed, %v; want nothing of what came before it", f.stored(), err)
+		}
+		f.arrive(a0, 11, 1)
+		b := read(t, s, plenty)
+		if show(b.Records) != "[a1@10 a1@11 a0@11]" {
+			t.Errorf("the next read gives %s", show(b.Records))
+		}
+		// It waits for the answer that is being written, and a read that waits ends for it.
+		time.AfterFunc(time.Second, b.Failed)
+		start := time.Now()
+		if err := seek(AtEnd, 0); err != nil || time.Since(start) != time.Second {
+			t.Errorf("a seek while an answer is written: %v after %v", err, time.Since(start))
+		}
+		b = read(t, s, plenty)
+		if show(b.Records) != "[a1@10 a1@11]" {
+			t.Errorf("what is given again is %s; a0 is elsewhere", show(b.Records))
+		}
+		b.Delivered()
+		time.AfterFunc(time.Second, func() {
+			if err := seek(AtTime, 0); err != nil {
+				t.Error(err)
+			}
+		})
+		start = time.Now()
+		if b, err := s.Read(t.Context(), time.Hour, plenty); err != nil || len(b.Records) != 0 || time.Since(start) != time.Second {
+			t.Errorf("a read that waits during a seek: %v, %v after %v", b, err, time.Since(start))
+		} else {
+			b.Delivered()
+		}
+		synctest.Wait()
+		if err := errors.Join(seek(AtBeginning, 0), seek(AtOffset, 3), seek(AtOffset, 20)); err != nil {
+			t.Error(err)
+		}
+		var got []int64
+		for _, to := range f.seeks {
+			got = append(got, to[a0].Offset)
+		}
+		if want := []int64{11, 20, 14, 10, 10, 20}; !slices.Equal(got, want) {
+			t.Errorf("it seeks to %v; want %v", got, want)
+		}
+		wantCode(t, "a seek after the end", seek(AtOffset, 21), event.Unprocessable, 0)
+		wantCode(t, "a seek of a partition that there is not", s.Seek(t.Context(), []Position{{TopicPartition: event.TopicPartition{Topic: "a", Partition: 5}}}), event.Conflict, 40903)
+		f.revoke(a0)
+		wantCode(t, "a seek of a partition that is not ours", seek(AtEnd, 0), event.Conflict, 40903)
+	})
+}
+
+// A session that is joining its group is waited for, but not for ever.
+func TestCommitAndSeekWaitForTheGroup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &group{}
+		s := newSession(Settings{Group: "g", Name: "c"}, g, time.Now())
+		if err := s.Subscribe(t.Context(), []string{"a"}, ""); err != nil {
+			t.Fatal(err)
+		}
+		offsets := map[event.TopicPartition]event.Commit{a0: {Offset: 2}}
+		start := time.Now()
+		wantCode(t, "a commit of one that never joins", s.CommitOffsets(t.Context(), offsets), event.Conflict, 40903)
+		if took := time.Since(start); took != joinTimeout {
+			t.Errorf("it waited for %v; want %v", took, joinTimeout)
+		}
+		f := g.members[0]
+		time.AfterFunc(time.Second, func() { f.assign(a0) })
+		start = time.Now()
+		if err := s.CommitOffsets(t.Context(), offsets); err != nil || time.Since(start) != time.Second {
+			t.Errorf("a commit of one that joins: %v after %v; want nil after 1s", err, time.Since(start))
+		}
+		start = time.Now()
+		wantCode(t, "one that has joined and got others", s.CommitOffsets(t.Context(), map[event.TopicPartition]event.Commit{a1: {}}), event.Conflict, 40903)
+		if took := time.Since(start); took != 0 {
+			t.Errorf("it waited for %v; it is known what this member has", took)
+		}
+	})
+}
+
 func TestConcurrentReadsWaitForEachOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, f := subscribed(t, Settings{})
@@ -471,7 +585,7 @@ func TestConcurrentReadsWaitForEachOther(t *testing.T) {
 
 func TestSubscribeTwice(t *testing.T) {
 	g := &group{}
-	s := newSession(Settings{Group: "g", Name: "c", FromEarliest: true, ReadCommitted: true}, g.open, time.Now())
+	s := newSession(Settings{Group: "g", Name: "c", FromEarliest: true, ReadCommitted: true}, g, time.Now())
 	if _, err := s.Read(t.Context(), time.Second, plenty); err == nil {
 		t.Error("a read without a subscription succeeds")
 	} else {
@@ -479,13 +593,13 @@ func TestSubscribeTwice(t *testing.T) {
 	}
 	subscribe := func(pattern string, topics ...string) *fakeConsumer {
 		t.Helper()
-		if err := s.Subscribe(topics, pattern); err != nil {
+		if err := s.Subscribe(t.Context(), topics, pattern); err != nil {
 			t.Fatal(err)
 		}
 		return g.members[len(g.members)-1]
 	}
 	f := subscribe("", "a", "b")
-	if j := f.join; j.Group != "g" || j.Member != "c" || !j.FromEarliest || !j.ReadCommitted || !slices.Equal(j.Topics, []string{"a", "b"}) {
+	if j := f.join; j.Group != "g" || j.Member != "c" || j.Starts != nil || !j.ReadCommitted || !slices.Equal(j.Topics, []string{"a", "b"}) {
 		t.Errorf("it joins with %+v", j)
 	}
 	f.assign(a0)
@@ -530,7 +644,7 @@ func TestSubscribeTwice(t *testing.T) {
 		t.Errorf("a pattern shows its topics as %v, its partitions as %v", got, s.Assignments())
 	}
 	g.refuse = event.Errorf(event.Unprocessable, 0, "open", "no")
-	if err := s.Subscribe([]string{"y"}, ""); !errors.Is(err, g.refuse) {
+	if err := s.Subscribe(t.Context(), []string{"y"}, ""); !errors.Is(err, g.refuse) {
 		t.Errorf("a subscription that is not possible: %v", err)
 	}
 	g.refuse = nil
@@ -541,9 +655,9 @@ func TestSubscribeTwice(t *testing.T) {
 func TestAReplacedMemberIsNotHeard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &group{}
-		s := newSession(Settings{Group: "g", Name: "c"}, g.open, time.Now())
+		s := newSession(Settings{Group: "g", Name: "c"}, g, time.Now())
 		for _, topic := range []string{"old", "new"} {
-			if err := s.Subscribe([]string{topic}, ""); err != nil {
+			if err := s.Subscribe(t.Context(), []string{topic}, ""); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -567,11 +681,11 @@ func TestAReplacedMemberIsNotHeard(t *testing.T) {
 
 func TestSubscribeAtTheSameTimeLeavesOneMember(t *testing.T) {
 	g := &group{}
-	s := newSession(Settings{Group: "g", Name: "c"}, g.open, time.Now())
+	s := newSession(Settings{Group: "g", Name: "c"}, g, time.Now())
 	var all sync.WaitGroup
 	for i := range 8 {
 		all.Go(func() {
-			if err := s.Subscribe([]string{fmt.Sprint(i)}, ""); err != nil {
+			if err := s.Subscribe(t.Context(), []string{fmt.Sprint(i)}, ""); err != nil {
 				t.Error(err)
 			}
 		})
@@ -595,7 +709,7 @@ func TestSubscribeAtTheSameTimeLeavesOneMember(t *testing.T) {
 func TestDeleteEndsAReadThatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &group{}
-		m := NewManager(g.open, 10, time.Hour)
+		m := NewManager(g, 10, time.Hour)
 		s, err := m.Create(Settings{Group: "g", Name: "c"})
 		if err != nil {
 			t.Fatal(err)
@@ -607,7 +721,7 @@ func TestDeleteEndsAReadThatWaits(t *testing.T) {
 			{"unsubscribe", func() error { s.Unsubscribe(); return nil }},
 			{"delete", func() error { return m.Delete("g", "c") }},
 		} {
-			if err := s.Subscribe([]string{"a"}, ""); err != nil {
+			if err := s.Subscribe(t.Context(), []string{"a"}, ""); err != nil {
 				t.Fatal(err)
 			}
 			g.members[len(g.members)-1].assign(a0)
@@ -627,14 +741,14 @@ func TestDeleteEndsAReadThatWaits(t *testing.T) {
 		}
 		_, err = s.Read(t.Context(), time.Second, plenty)
 		wantCode(t, "a read after delete", err, event.NotFound, 40403)
-		wantCode(t, "a subscription after delete", s.Subscribe([]string{"a"}, ""), event.NotFound, 40403)
+		wantCode(t, "a subscription after delete", s.Subscribe(t.Context(), []string{"a"}, ""), event.NotFound, 40403)
 	})
 }
 
 func TestIdleSessionsExpireAndUsedOnesDoNot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &group{}
-		m := NewManager(g.open, 10, 5*time.Minute)
+		m := NewManager(g, 10, 5*time.Minute)
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- m.Run(ctx) }()
@@ -643,7 +757,7 @@ func TestIdleSessionsExpireAndUsedOnesDoNot(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := s.Subscribe([]string{"a"}, ""); err != nil {
+			if err := s.Subscribe(t.Context(), []string{"a"}, ""); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -687,7 +801,7 @@ func TestIdleSessionsExpireAndUsedOnesDoNot(t *testing.T) {
 }
 
 func TestManagerRefuses(t *testing.T) {
-	m := NewManager((&group{}).open, 2, time.Hour)
+	m := NewManager(&group{}, 2, time.Hour)
 	create := func(group, name string) error {
 		_, err := m.Create(Settings{Group: group, Name: name})
 		return err

@@ -163,12 +163,14 @@ type costs struct{}
 // CallCost is nil where the library counts well.
 func (costs) CallCost(function, _ string, args []ref.Val, _ ref.Val) *uint64 {
 	switch function {
-	case overloads.Matches, overloads.StartsWith, overloads.EndsWith, overloads.Size:
+	case overloads.Matches, overloads.StartsWith, overloads.EndsWith:
 		return nil
 	}
 	cost := uint64(1)
 	for _, arg := range args {
-		cost += weight(arg.Value(), maxCost)
+		if _, text := arg.(types.String); text || function != overloads.Size {
+			cost += weight(arg.Value(), maxCost)
+		}
 	}
 	return &cost
 }

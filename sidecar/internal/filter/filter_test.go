@@ -230,6 +230,7 @@ func TestCostlyFiltersEnd(t *testing.T) {
 		"data.list.all(a, [data.text] == [data.text])",
 		"data.list.all(a, {'a': data.text} == {'a': data.text})",
 		"data.list.all(a, data.text < data.text + 'a')",
+		"data.list.all(a, size(data.text) > 5)",
 		"data.list.all(a, bytes(data.text) != b'')",
 		"data.list.all(a, data.nested[0] in data.nested)",
 		strings.TrimSuffix(strings.Repeat("data.nested == data.nested && ", 130), " && "),
@@ -249,9 +250,9 @@ func TestCostlyFiltersEnd(t *testing.T) {
 
 // What is cheap is allowed however large the record is.
 func TestCheapFiltersOfLargeRecords(t *testing.T) {
-	r := record(`{"list":[` + strings.Repeat("1,", 300) + `1],"text":"` + strings.Repeat("a", 900_000) + `b"}`)
+	r := record(`{"list":[` + strings.Repeat("1,", 1000) + `1],"text":"` + strings.Repeat("a", 900_000) + `b"}`)
 	for _, expression := range []string{
-		"data.list.all(e, size(data.text) > 5 && e == 1)", "data.text.startsWith('aaa') && data.text.endsWith('ab')", "data.text.contains('ab')",
+		"data.list.all(e, size(data.list) > 5 && e == 1)", "size(data.text) == 900001", "data.text.startsWith('aaa') && data.text.endsWith('ab')", "data.text.contains('ab')",
 	} {
 		if got := verdict(t, expression, r); got != yes {
 			t.Errorf("%s: %s", expression, got)
@@ -293,7 +294,8 @@ func FuzzCompileAndMatch(f *testing.F) {
 	f.Add("data", "true")
 	f.Add("data == data", "[1e400,-0,18446744073709551616]")
 	f.Fuzz(func(t *testing.T, expression, value string) {
-		begun := time.Now()
+		// A hang would be found by nobody otherwise: the fuzzer only waits.
+		defer time.AfterFunc(20*time.Second, func() { panic(fmt.Sprintf("%q of %q does not end", expression, value)) }).Stop()
 		compiled, err := Compile(expression)
 		if err != nil {
 			if ee := (*event.Error)(nil); !errors.As(err, &ee) || ee.Kind != event.Unprocessable || ee.Msg == "" || ee.Msg == msgPanic {
@@ -307,9 +309,6 @@ func FuzzCompileAndMatch(f *testing.F) {
 		}
 		if err != nil && strings.Contains(err.Error(), "internal error") {
 			t.Errorf("%q of %q: %v", expression, value, err)
-		}
-		if took := time.Since(begun); took > 20*time.Second {
-			t.Errorf("%q of %d bytes took %v", expression, len(value), took)
 		}
 	})
 }

@@ -30,6 +30,7 @@ import (
 	"fmt"
 	"regexp"
 	"regexp/syntax"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -43,6 +44,7 @@ import (
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/interpreter"
+	"golang.org/x/sync/semaphore"
 
 	"postamt/sidecar/internal/event"
 )
@@ -265,16 +267,26 @@ func boundedMatches(overload string) *interpreter.RegexOptimization {
 	}
 }
 
+// processors bounds how many evaluations run at once, as the processors are the process's:
+// whatever is to be filtered, one half of them is left for everything else.
+var processors = semaphore.NewWeighted(int64(max(1, runtime.GOMAXPROCS(0)/2)))
+
 // Match tells whether a record is wanted. missing is a no for want of something that the
 // expression asks for: a field, a header or an element that the record does not have. An
-// error is anything else that keeps an expression from being true or false.
-func (f *Filter) Match(r *event.Record) (match, missing bool, err error) {
+// error is anything else that keeps an expression from being true or false, or ctx.Err() when
+// ctx has ended before the record's turn came: then nothing is decided. An evaluation that has
+// begun is not ended by ctx; it takes at most a second or two.
+func (f *Filter) Match(ctx context.Context, r *event.Record) (match, missing bool, err error) {
+	if err := processors.Acquire(ctx, 1); err != nil {
+		return false, false, err
+	}
+	defer processors.Release(1)
 	vars := &variables{record: r}
 	var out ref.Val
 	if f.loops {
-		ctx, cancel := context.WithTimeout(context.Background(), maxTime)
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxTime)
 		defer cancel()
-		out, _, err = f.program.ContextEval(ctx, vars)
+		out, _, err = f.program.ContextEval(bounded, vars)
 	} else {
 		out, _, err = f.program.Eval(vars)
 	}

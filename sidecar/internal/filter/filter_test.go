@@ -1,9 +1,11 @@
 package filter
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -34,7 +36,7 @@ func verdict(t *testing.T, expression string, r *event.Record) string {
 		t.Errorf("%s: %v", expression, err)
 		return ""
 	}
-	match, miss, err := f.Match(r)
+	match, miss, err := f.Match(t.Context(), r)
 	switch {
 	case err != nil && (match || miss), match && miss:
 		t.Errorf("%s: match %v, missing %v, %v at the same time", expression, match, miss, err)
@@ -271,17 +273,36 @@ func TestOneFilterForManyAtOnce(t *testing.T) {
 			random := rand.New(rand.NewPCG(1, uint64(worker))) //nolint:gosec // a test's choices
 			for range 500 {
 				n := random.IntN(100)
-				match, _, err := f.Match(record(fmt.Sprintf(`{"n":%d,"s":"y","list":[7]}`, n)))
+				match, _, err := f.Match(t.Context(), record(fmt.Sprintf(`{"n":%d,"s":"y","list":[7]}`, n)))
 				if err != nil || match != (n > 50 || n == 7) {
 					t.Errorf("n is %d: %v, %v", n, match, err)
 				}
-				if _, _, err := f.Match(record(`{"n":"text","s":1}`)); err == nil {
+				if _, _, err := f.Match(t.Context(), record(`{"n":"text","s":1}`)); err == nil {
 					t.Error("a comparison of text with a number is no error")
 				}
 			}
 		})
 	}
 	all.Wait()
+}
+
+func TestWhoWaitsForAProcessorCanLeave(t *testing.T) {
+	all := int64(runtime.GOMAXPROCS(0)) // more than there are
+	for processors.TryAcquire(1) {
+		defer processors.Release(1)
+		if all--; all < 0 {
+			t.Fatal("evaluations may take all processors")
+		}
+	}
+	f, err := Compile("true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if match, miss, err := f.Match(ctx, record("1")); match || miss || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("without a processor: %v, %v, %v; want nothing decided", match, miss, err)
+	}
 }
 
 func FuzzCompileAndMatch(f *testing.F) {
@@ -303,7 +324,7 @@ func FuzzCompileAndMatch(f *testing.F) {
 			}
 			return
 		}
-		match, miss, err := compiled.Match(record(value))
+		match, miss, err := compiled.Match(t.Context(), record(value))
 		if match && (miss || err != nil) || miss && err != nil {
 			t.Errorf("%q of %q: %v, %v, %v", expression, value, match, miss, err)
 		}
@@ -325,7 +346,7 @@ func BenchmarkMatch(b *testing.B) {
 			r := record(`{"amount":51,"currency":"EUR","shop":"Linden","code":"` + strings.Repeat("x", 140) + `"}`)
 			b.ReportAllocs()
 			for b.Loop() {
-				if match, _, err := f.Match(r); !match || err != nil {
+				if match, _, err := f.Match(b.Context(), r); !match || err != nil {
 					b.Fatal(match, err)
 				}
 			}

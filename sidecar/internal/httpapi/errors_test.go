@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"fmt"
 	"io"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -141,6 +142,11 @@ func TestEveryErrorHasItsStatusAndCode(t *testing.T) {
 		{"GET", "/streams/a?from=c1.AAAA", "", nil, 422, 422, "cursor"},
 		{"GET", "/streams/a", "", []string{"Last-Event-ID: c1." + repeat('A', 9000)}, 422, 422, "at most 8192"},
 		{"GET", "/streams/a?format=avro", "", nil, 422, 422, "json, binary or text"},
+		{"GET", "/streams/a?filter=" + url.QueryEscape("type == 'x' &&\n tpye == 'y'"), "", nil, 422, 422, "line 2, column 2: undeclared reference to 'tpye'"},
+		{"GET", "/streams/a?filter=topic", "", nil, 422, 422, "must give true or false"},
+		{"GET", "/streams/a?filter=", "", nil, 422, 422, "the filter is empty"},
+		{"GET", "/streams/a?filter=" + repeat('x', 5000), "", nil, 422, 422, "the filter has 5000 bytes; it has at most 4096"},
+		{"GET", "/streams/a?filter=%ff", "", nil, 422, 422, "not UTF-8"},
 		{"GET", "/streams/a?form=latest", "", nil, 422, 422, "known are from"},
 		{"GET", "/streams/a", "", []string{"Accept: application/xml"}, 406, 406, "text/event-stream or application/x-ndjson"},
 

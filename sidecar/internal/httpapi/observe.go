@@ -15,6 +15,7 @@ import (
 
 	"postamt/sidecar/internal/event"
 	"postamt/sidecar/internal/session"
+	"postamt/sidecar/internal/stream"
 )
 
 const (
@@ -29,6 +30,7 @@ type metrics struct {
 	errors   *prometheus.CounterVec
 	streams  prometheus.Gauge
 	streamed *prometheus.CounterVec
+	filtered *prometheus.CounterVec
 	read     *prometheus.CounterVec
 	age      prometheus.Histogram
 }
@@ -55,6 +57,9 @@ func newMetrics(reg prometheus.Registerer, sessions *session.Manager) *metrics {
 		streamed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postamt_stream_records_total", Help: "Records sent over streams, by topic.",
 		}, []string{"topic"}),
+		filtered: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "postamt_stream_filtered_records_total", Help: "Records that the filters of streams kept back, by topic and reason: no, missing (the filter asks for what the record does not have) or failed (it is neither true nor false).",
+		}, []string{"topic", "reason"}),
 		read: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postamt_session_records_total", Help: "Records given to pull sessions, by topic.",
 		}, []string{"topic"}),
@@ -69,7 +74,7 @@ func newMetrics(reg prometheus.Registerer, sessions *session.Manager) *metrics {
 	}
 	reg.MustRegister(m.requests, m.duration, m.inFlight, m.errors)
 	if sessions != nil {
-		reg.MustRegister(m.streams, m.streamed, m.read, m.age, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		reg.MustRegister(m.streams, m.streamed, m.filtered, m.read, m.age, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "postamt_sessions", Help: "Pull sessions of this replica.",
 		}, func() float64 { return float64(sessions.Len()) }))
 	}
@@ -80,6 +85,22 @@ func newMetrics(reg prometheus.Registerer, sessions *session.Manager) *metrics {
 func (m *metrics) handedOut(records *prometheus.CounterVec, r *event.Record, now time.Time) {
 	records.WithLabelValues(r.Topic).Inc()
 	m.age.Observe(max(0, now.Sub(r.Timestamp).Seconds()))
+}
+
+// countFiltered counts what a stream's filter has kept back, and adds it to before.
+func (m *metrics) countFiltered(topic string, now, before stream.Filtered) stream.Filtered {
+	for reason, n := range map[string]int{"no": now.No, "missing": now.Missing, "failed": now.Failed} {
+		if n > 0 {
+			m.filtered.WithLabelValues(topic, reason).Add(float64(n))
+		}
+	}
+	before.No += now.No
+	before.Missing += now.Missing
+	before.Failed += now.Failed
+	if now.LastError != "" {
+		before.LastError = now.LastError
+	}
+	return before
 }
 
 // levelOf says how loudly an error of a kind is logged: what a client did wrong is the

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -144,6 +145,19 @@ func (a answer) want(t *testing.T, what string, status int, body string) {
 	t.Helper()
 	if a.status != status || body != "" && strings.TrimSpace(a.body) != body {
 		t.Errorf("%s: %d %s; want %d %s", what, a.status, a.body, status, body)
+	}
+}
+
+// topic makes a topic with so many partitions.
+func (s *service) topic(name string, partitions int32) {
+	s.t.Helper()
+	client, err := kafka.NewClient(s.cluster.ListenAddrs())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer client.Close()
+	if _, err := kadm.NewClient(client).CreateTopic(s.t.Context(), partitions, 1, nil, name); err != nil {
+		s.t.Fatal(err)
 	}
 }
 

@@ -4,23 +4,27 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
 
 	"postamt/sidecar/internal/event"
+	"postamt/sidecar/internal/filter"
 	"postamt/sidecar/internal/restproxy"
 	"postamt/sidecar/internal/stream"
 )
 
-// streamTopic serves GET /streams/{topic}?from=&partition=&format=: records as they come, as
-// Server-Sent Events, or as NDJSON when that is what Accept asks for. It commits nothing;
-// each event's id is a cursor, from which ?from= or Last-Event-ID goes on without a record
-// lost or repeated.
+// streamTopic serves GET /streams/{topic}?from=&filter=&partition=&format=: records as they
+// come, as Server-Sent Events, or as NDJSON when that is what Accept asks for. It commits
+// nothing; each event's id is a cursor, from which ?from= or Last-Event-ID goes on without a
+// record lost or repeated. Records that the filter does not want, or that it cannot be
+// evaluated for, are left out and counted, and move the cursor that each heartbeat sends.
 //
 //	200 until the client goes away   400 unreadable parameter   404 no such topic
-//	406 neither of the two forms     422 a cursor of another topic   429 too many streams
+//	406 neither of the two forms     422 a cursor of another topic, a filter with a mistake
+//	429 too many streams
 func (s *Server) streamTopic(w http.ResponseWriter, r *http.Request) error {
 	req, format, err := s.streamRequest(r)
 	if err != nil {
@@ -67,10 +71,11 @@ func (s *Server) streamTopic(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) pump(ctx context.Context, st *stream.Stream, out *streamWriter) {
 	// The first id is sent at once, so that "latest" holds from now on even if the first
 	// record comes while the client is away.
-	if out.events(st.Opening()) != nil || out.heartbeat(st.Cursor()) != nil {
+	if out.events(st.Opening()) != nil || out.heartbeat(st.Cursor(), stream.Filtered{}) != nil {
 		return
 	}
 	beat := time.Now()
+	var filtered stream.Filtered // since the last heartbeat
 	for ctx.Err() == nil {
 		turn, cancel := context.WithDeadline(ctx, beat.Add(s.opts.StreamHeartbeat))
 		events, err := st.Next(turn)
@@ -84,11 +89,13 @@ func (s *Server) pump(ctx context.Context, st *stream.Stream, out *streamWriter)
 				s.metrics.handedOut(s.metrics.streamed, e.Record, now)
 			}
 		}
+		filtered = s.metrics.countFiltered(st.Topic(), st.Filtered(), filtered)
 		if now.Sub(beat) >= s.opts.StreamHeartbeat && ctx.Err() == nil {
 			beat = now
-			if out.heartbeat(st.Cursor()) != nil {
+			if out.heartbeat(st.Cursor(), filtered) != nil {
 				return
 			}
+			filtered = stream.Filtered{}
 			err = errors.Join(err, st.Grow(ctx)) // which finds out that a topic was deleted, too
 		}
 		switch {
@@ -107,7 +114,7 @@ func (s *Server) pump(ctx context.Context, st *stream.Stream, out *streamWriter)
 
 func (s *Server) streamRequest(r *http.Request) (stream.Request, restproxy.Format, error) {
 	req := stream.Request{Topic: r.PathValue("topic"), Partition: event.AnyPartition}
-	params, err := query(r, "from", "partition", "format")
+	params, err := query(r, "from", "filter", "partition", "format")
 	if err != nil {
 		return req, "", err
 	}
@@ -122,6 +129,11 @@ func (s *Server) streamRequest(r *http.Request) (stream.Request, restproxy.Forma
 			return req, "", event.Errorf(event.Invalid, 0, "open stream", "partition is %q; it must be a number from 0 up", text)
 		}
 		req.Partition = int32(n)
+	}
+	if params.Has("filter") {
+		if req.Filter, err = filter.Compile(params.Get("filter")); err != nil {
+			return req, "", err
+		}
 	}
 	text := params.Get("format")
 	if text == "" {
@@ -151,13 +163,27 @@ type streamWriter struct {
 	buf    []byte
 }
 
-// heartbeat shows that the stream lives, and moves the client's cursor.
-func (o *streamWriter) heartbeat(cursor string) error {
+// heartbeat shows that the stream lives, and moves the client's cursor. It says what the
+// filter could not decide on, which would else look like records that do not come.
+func (o *streamWriter) heartbeat(cursor string, filtered stream.Filtered) error {
 	if o.lines {
-		o.buf = append(append(append(o.buf, `{"cursor":"`...), cursor...), "\"}\n"...)
-	} else {
-		o.buf = append(append(append(o.buf, ": \nid: "...), cursor...), "\n\n"...)
+		line, _ := json.Marshal(struct {
+			Cursor  string `json:"cursor"`
+			Missing int    `json:"filter_missing,omitempty"`
+			Failed  int    `json:"filter_failed,omitempty"`
+			Error   string `json:"filter_error,omitempty"`
+		}{cursor, filtered.Missing, filtered.Failed, filtered.LastError})
+		o.buf = append(append(o.buf, line...), '\n')
+		return o.flush()
 	}
+	o.buf = append(o.buf, ": "...)
+	if filtered.Missing > 0 || filtered.Failed > 0 {
+		o.buf = fmt.Appendf(o.buf, "filter: %d records lack what it asks for, %d failed", filtered.Missing, filtered.Failed)
+		if filtered.LastError != "" {
+			o.buf = append(append(o.buf, "; "...), strings.Join(strings.Fields(filtered.LastError), " ")...)
+		}
+	}
+	o.buf = append(append(append(o.buf, "\nid: "...), cursor...), "\n\n"...)
 	return o.flush()
 }
 

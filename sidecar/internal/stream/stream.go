@@ -4,11 +4,14 @@ package stream
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"maps"
 	"strings"
 	"time"
 
 	"postamt/sidecar/internal/event"
+	"postamt/sidecar/internal/filter"
 	"postamt/sidecar/internal/restproxy"
 )
 
@@ -31,6 +34,10 @@ type Source interface {
 // pollRecords bounds what a stream holds between two writes to its client.
 const pollRecords = 500
 
+// filterTurn is how long matching records wait for others of the same poll: a slow filter
+// holds back no event for longer, and does not make a write of each.
+const filterTurn = 50 * time.Millisecond
+
 // Opener opens streams.
 type Opener struct {
 	Kafka  Kafka
@@ -40,8 +47,18 @@ type Opener struct {
 // Request says what a stream reads.
 type Request struct {
 	Topic     string
-	Partition int32  // event.AnyPartition: all
-	From      string // "", latest, earliest, a time as RFC 3339, or a cursor
+	Partition int32          // event.AnyPartition: all
+	From      string         // "", latest, earliest, a time as RFC 3339, or a cursor
+	Filter    *filter.Filter // nil: every record
+}
+
+// Filtered counts the records that a filter has kept from a client, by the reason.
+type Filtered struct {
+	No      int // the filter says no
+	Missing int // it asks for what the record does not have
+	Failed  int // it is neither true nor false for the record
+	// LastError is of the last one that failed, with its place.
+	LastError string
 }
 
 // Gap says that the records of a partition from From up to, and without, To are gone.
@@ -67,6 +84,9 @@ type Stream struct {
 	positions map[int32]int64 // of the next record
 	opening   []Event
 	expired   []int32 // partitions whose next record is gone
+	filter    *filter.Filter
+	pending   []event.Record // read, and not yet decided on
+	filtered  Filtered
 }
 
 // Open finds the place that a request names and begins to read there. Its errors are
@@ -87,7 +107,7 @@ func (o *Opener) Open(ctx context.Context, r Request) (*Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Stream{opener: o, topic: r.Topic, partition: r.Partition, positions: make(map[int32]int64)}
+	s := &Stream{opener: o, topic: r.Topic, partition: r.Partition, filter: r.Filter, positions: make(map[int32]int64)}
 	var gaps []Gap
 	for p, b := range bounds {
 		// A partition that the cursor does not know has been added since: it is new whole.
@@ -135,6 +155,9 @@ func (o *Opener) resolve(ctx context.Context, r Request, bounds map[int32]event.
 	return o.Kafka.OffsetsAt(ctx, r.Topic, t)
 }
 
+// Topic is the topic that is read.
+func (s *Stream) Topic() string { return s.topic }
+
 // Cursor is the place after the last event that was handed out, in all partitions.
 func (s *Stream) Cursor() string { return encodeCursor(s.topic, s.positions) }
 
@@ -142,19 +165,61 @@ func (s *Stream) Cursor() string { return encodeCursor(s.topic, s.positions) }
 func (s *Stream) Opening() []Event { return s.opening }
 
 // Next waits for events until ctx ends, and returns none then. Events may come beside an
-// error; the stream can go on after one of kind Unavailable.
-func (s *Stream) Next(ctx context.Context) ([]Event, error) {
-	if len(s.expired) > 0 {
-		return s.skip(ctx)
+// error; the stream can go on after one of kind Unavailable. Records that the filter does not
+// want move the cursor and are no events.
+func (s *Stream) Next(ctx context.Context) (events []Event, err error) {
+	if len(s.pending) == 0 {
+		if len(s.expired) > 0 {
+			return s.skip(ctx)
+		}
+		var expired []int32
+		s.pending, expired, err = s.source.Poll(ctx, pollRecords)
+		s.expired = append(s.expired, expired...)
 	}
-	records, expired, err := s.source.Poll(ctx, pollRecords)
-	events := make([]Event, 0, len(records))
-	for i := range records {
-		s.positions[records[i].Partition] = records[i].Offset + 1
-		events = append(events, Event{Record: &records[i], Cursor: s.Cursor()})
+	begun := time.Now()
+	for len(s.pending) > 0 {
+		r := &s.pending[0]
+		wanted, decided := s.wants(ctx, r)
+		if !decided {
+			break
+		}
+		s.pending = s.pending[1:]
+		s.positions[r.Partition] = r.Offset + 1
+		if wanted {
+			events = append(events, Event{Record: r, Cursor: s.Cursor()})
+		}
+		if s.filter != nil && len(events) > 0 && time.Since(begun) > filterTurn {
+			break
+		}
 	}
-	s.expired = append(s.expired, expired...)
 	return events, err
+}
+
+// wants asks the filter for a record. Nothing is decided when ctx ends before.
+func (s *Stream) wants(ctx context.Context, r *event.Record) (wanted, decided bool) {
+	if s.filter == nil {
+		return true, true
+	}
+	match, missing, err := s.filter.Match(ctx, r)
+	switch {
+	case err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()):
+		return false, false
+	case err != nil:
+		s.filtered.Failed++
+		s.filtered.LastError = fmt.Sprintf("partition %d, offset %d: %v", r.Partition, r.Offset, err)
+	case missing:
+		s.filtered.Missing++
+	case !match:
+		s.filtered.No++
+	}
+	return match, true
+}
+
+// Filtered counts what the filter has kept back since the last call.
+func (s *Stream) Filtered() Filtered {
+	f := s.filtered
+	s.filtered = Filtered{}
+	return f
 }
 
 // skip makes the partitions whose next record is gone go on at the first one that there is.

@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"postamt/sidecar/internal/event"
+	"postamt/sidecar/internal/filter"
 	"postamt/sidecar/internal/kafka"
 	"postamt/sidecar/internal/stream"
 )
@@ -316,6 +317,43 @@ func TestNothingReadBesideAnErrorIsLost(t *testing.T) {
 	}
 	if show(events) != "map[0:[0 1 2]]" || failures != 1 {
 		t.Errorf("events are %s with %d failures; want all three records, one failure", show(events), failures)
+	}
+}
+
+// A heartbeat may fall due in the middle of what one poll gave: nothing is lost or decided
+// twice then, and the cursor stands behind what was decided.
+func TestFilteringGoesOnWhereATurnEnded(t *testing.T) {
+	even, err := filter.Compile("offset % 2 == 0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var records []event.Record
+	for i := range int64(10) {
+		records = append(records, record(0, i))
+	}
+	k, src := &fakeKafka{bounds: map[int32]event.Bounds{0: {End: 100}}}, &fakeSource{polls: []poll{{records: records, expired: []int32{1}}}}
+	k.bounds[1] = event.Bounds{Beginning: 7, End: 100}
+	o := &stream.Opener{Kafka: k, Source: func(string, map[int32]int64) (stream.Source, error) { return src, nil }}
+	s, err := o.Open(t.Context(), stream.Request{Topic: "a", Partition: event.AnyPartition, From: "earliest", Filter: even})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := s.Cursor()
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	if events, err := s.Next(over); len(events) > 0 || err != nil || s.Cursor() != before || s.Filtered() != (stream.Filtered{}) {
+		t.Errorf("a turn that is over gives %s, %v", show(events), err)
+	}
+	var events []stream.Event
+	for range 4 {
+		got, err := s.Next(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		events = append(events, got...)
+	}
+	if got := show(events); got != "map[0:[0 2 4 6 8] 1:[gap 7-7]]" || s.Filtered().No != 5 {
+		t.Errorf("the events are %s", got)
 	}
 }
 

@@ -118,7 +118,7 @@ func TestWrongDocumentsAreRefused(t *testing.T) {
 	for _, change := range [][2]string{
 		{"end_offset: 42", "end_offset: x"}, // an example
 		{"operationId: getTopic\n", "operationId: listTopics\n"},
-		{"#/components/responses/Conflict'", "#/components/responses/Nothing'"},
+		{"#/components/responses/Conflict'", "#/components/responses/None'"},
 		{"in: path", "in: paths"},
 	} {
 		text := strings.ReplaceAll(string(right), change[0], change[1])

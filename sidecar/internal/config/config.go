@@ -59,9 +59,9 @@ type Limits struct {
 	BatchBytes    int64 `env:"BATCH_BYTES" envDefault:"16777216" help:"body of a request that carries many records (413)"`
 	Records       int   `env:"RECORDS" envDefault:"10000" help:"records in one produce request (422)"`
 	HeaderBytes   int   `env:"HEADER_BYTES" envDefault:"16384" help:"header of a request (431)"`
-	InFlightBytes int64 `env:"IN_FLIGHT_BYTES" envDefault:"67108864" help:"bodies of all produce requests that one replica works on (429)"`
+	InFlightBytes int64 `env:"IN_FLIGHT_BYTES" envDefault:"67108864" help:"bodies of all produce requests that one replica works on, and answers of reads without a group (429)"`
 	Sessions      int   `env:"SESSIONS" envDefault:"1000" help:"pull sessions of one replica (429)"`
-	Streams       int   `env:"STREAMS" envDefault:"1000" help:"streams of one replica (429)"`
+	Streams       int   `env:"STREAMS" envDefault:"1000" help:"streams of one replica, and reads without a group (429)"`
 }
 
 // Session configures pull sessions.

@@ -150,6 +150,21 @@ func TestEveryErrorHasItsStatusAndCode(t *testing.T) {
 		{"GET", "/streams/a?form=latest", "", nil, 422, 422, "known are from"},
 		{"GET", "/streams/a", "", []string{"Accept: application/xml"}, 406, 406, "text/event-stream or application/x-ndjson"},
 
+		// Reads without a group
+		{"GET", "/topics/nowhere/partitions/0/records?offset=0", "", nil, 404, 40401, "there is no topic"},
+		{"GET", "/topics/_postamt.own/partitions/0/records?offset=0", "", nil, 404, 40401, "there is no topic"},
+		{"GET", "/topics/a/partitions/3/records?offset=0", "", nil, 404, 40402, "it has 3, from 0 to 2"},
+		{"GET", "/topics/a/partitions/x/records?offset=0", "", nil, 404, 40402, "partitions are numbers"},
+		{"GET", "/topics/a/partitions/0/records", "", nil, 422, 422, "offset is missing; it must be a number from 0 up, earliest or latest"},
+		{"GET", "/topics/a/partitions/0/records?offset=-1", "", nil, 422, 422, "offset is -1"},
+		{"GET", "/topics/a/partitions/0/records?offset=first", "", nil, 400, 400, `offset is "first"`},
+		{"GET", "/topics/a/partitions/0/records?offset=99999999999999999999", "", nil, 400, 400, "must be a number"},
+		{"GET", "/topics/a/partitions/0/records?offset=1", "", nil, 422, 422, "has no offset 1; it has 0 to 0, where the next record will be"},
+		{"GET", "/topics/a/partitions/0/records?offset=0&timeout=soon", "", nil, 400, 400, "timeout"},
+		{"GET", "/topics/a/partitions/0/records?offset=0&max_bytes=1k", "", nil, 400, 400, "max_bytes"},
+		{"GET", "/topics/a/partitions/0/records?from=0", "", nil, 422, 422, "known are offset, timeout, max_bytes"},
+		{"GET", "/topics/a/partitions/0/records?offset=0", "", []string{"Accept: text/html"}, 406, 406, "Accept is text/html"},
+
 		// Lag
 		{"GET", "/lag?group=nobody", "", nil, 404, 404, "nobody"},
 		{"GET", "/lag?grp=g", "", nil, 422, 422, "known are group"},
@@ -190,7 +205,7 @@ func TestOtherMethodsAreRefusedWithAllow(t *testing.T) {
 	const c = "/consumers/g/instances/c"
 	for path, allow := range map[string]string{
 		"/health": "GET", "/health/live": "GET", "/health/ready": "GET", "/openapi.yaml": "GET", "/topics": "GET", "/topics/a": "GET, POST",
-		"/topics/a/partitions": "GET", "/topics/a/partitions/0": "GET, POST", "/topics/a/partitions/0/offsets": "GET",
+		"/topics/a/partitions": "GET", "/topics/a/partitions/0": "GET, POST", "/topics/a/partitions/0/offsets": "GET", "/topics/a/partitions/0/records": "GET",
 		"/topics/a/records": "POST", "/consumers/g": "POST", c: "DELETE", c + "/subscription": "DELETE, GET, POST",
 		c + "/assignments": "GET, POST", c + "/positions": "POST", c + "/positions/beginning": "POST", c + "/positions/end": "POST", c + "/records": "GET", c + "/offsets": "GET, POST", "/streams/a": "GET", "/lag": "GET",
 	} {

@@ -52,10 +52,10 @@ func newMetrics(reg prometheus.Registerer, sessions *session.Manager) *metrics {
 			Name: "postamt_http_errors_total", Help: "Requests that were answered with an error, by its kind.",
 		}, []string{"kind"}),
 		streams: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "postamt_streams", Help: "Open streams of this replica.",
+			Name: "postamt_streams", Help: "Open streams of this replica, and reads without a group.",
 		}),
 		streamed: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "postamt_stream_records_total", Help: "Records sent over streams, by topic.",
+			Name: "postamt_stream_records_total", Help: "Records sent over streams and given to reads without a group, by topic.",
 		}, []string{"topic"}),
 		filtered: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postamt_stream_filtered_records_total", Help: "Records that the filters of streams kept back, by topic and reason: no, missing (the filter asks for what the record does not have) or failed (it is neither true nor false).",

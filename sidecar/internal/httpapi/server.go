@@ -118,6 +118,7 @@ func (s *Server) routes() []route {
 		{"GET", "/topics/{topic}/partitions", "consumer", s.listPartitions},
 		{"GET", "/topics/{topic}/partitions/{partition}", "consumer", s.getPartition},
 		{"GET", "/topics/{topic}/partitions/{partition}/offsets", "consumer", s.getOffsets},
+		{"GET", "/topics/{topic}/partitions/{partition}/records", "consumer", s.readPartition},
 
 		{"POST", "/consumers/{group}", "consumer", s.createSession},
 		{"DELETE", "/consumers/{group}/instances/{instance}", "consumer", s.deleteSession},

@@ -34,17 +34,16 @@ func (s *Server) streamTopic(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if !s.streams.TryAcquire(1) {
-		return event.Errorf(event.TooMany, 0, "open stream", "this replica has as many streams as it may (MAX_STREAMS=%d); close some", s.opts.Limits.Streams)
+	release, err := s.openStream()
+	if err != nil {
+		return err
 	}
-	defer s.streams.Release(1)
+	defer release()
 	st, err := s.Streams.Open(r.Context(), req)
 	if err != nil {
 		return err
 	}
 	defer st.Close()
-	s.metrics.streams.Inc()
-	defer s.metrics.streams.Dec()
 
 	out := &streamWriter{send: func(b []byte) error { return s.send(w, b) }, lines: lines, format: format}
 	contentType := "text/event-stream"
@@ -64,6 +63,18 @@ func (s *Server) streamTopic(w http.ResponseWriter, r *http.Request) error {
 	})()
 	s.pump(ctx, st, out)
 	return nil
+}
+
+// openStream counts a stream, or a read without a group, which needs as much while it lasts.
+func (s *Server) openStream() (release func(), err error) {
+	if !s.streams.TryAcquire(1) {
+		return nil, event.Errorf(event.TooMany, 0, "open stream", "this replica has as many streams as it may (MAX_STREAMS=%d); close some", s.opts.Limits.Streams)
+	}
+	s.metrics.streams.Inc()
+	return func() {
+		s.streams.Release(1)
+		s.metrics.streams.Dec()
+	}, nil
 }
 
 // pump writes what a stream gives until ctx ends or the client is gone. It fetches no more

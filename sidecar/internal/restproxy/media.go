@@ -100,6 +100,15 @@ func CheckRecordsAccept(accept []string, session Format) error {
 	return nil
 }
 
+// RecordsFormat reads the format of a read that no session has settled. None means binary.
+func RecordsFormat(accept []string) (Format, error) {
+	asked, err := negotiate(accept, "")
+	if err == nil && asked == "" {
+		asked = Binary
+	}
+	return asked, err
+}
+
 // negotiate returns the format that the Accept header names, preferred when it is among
 // them, and "" when it names none but takes what we have.
 func negotiate(accept []string, preferred Format) (Format, error) {

@@ -36,8 +36,17 @@ type produceRecord struct {
 
 // DecodeProduce reads the body of a produce request: {"records":[{"key","value",
 // "partition","timestamp","headers"}]}. A key or value that is null or left out is Kafka's
-// null. The records have no topic, and AnyPartition where they name none.
+// null. The records have no topic, and AnyPartition where they name none. Their keys and
+// values may be parts of body, which must stay as it is while they are used.
 func DecodeProduce(body []byte, format Format, maxRecords int) ([]event.Record, error) {
+	if records, ok := scanProduce(body, format, maxRecords); ok {
+		return records, nil
+	}
+	return parseProduce(body, format, maxRecords)
+}
+
+// parseProduce is DecodeProduce for every body, with all its errors.
+func parseProduce(body []byte, format Format, maxRecords int) ([]event.Record, error) {
 	var req produceRequest
 	if err := unmarshal(body, &req); err != nil {
 		return nil, err

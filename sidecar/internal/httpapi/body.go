@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -21,6 +22,31 @@ import (
 
 // firstBuffer bounds the memory that a client takes by only saying how much it will send.
 const firstBuffer = 64 << 10
+
+// buffers keeps the memory of bodies and answers for other requests.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// maxReused is how large a buffer may be to be kept: one large request is not to hold its
+// memory for many small ones.
+const maxReused = 1 << 20
+
+// buffer gives memory for size bytes or more, as far as there is any that can be used again,
+// and firstBuffer of them otherwise.
+func buffer(size int64) []byte {
+	b := *buffers.Get().(*[]byte) //nolint:forcetypeassert // nothing else is put there
+	if size = min(max(0, size), firstBuffer) + bytes.MinRead; int64(cap(b)) < size {
+		b = make([]byte, 0, size)
+	}
+	return b
+}
+
+// reuse gives memory back that nobody looks at any more.
+func reuse(b []byte) {
+	if cap(b) <= maxReused {
+		b = b[:0]
+		buffers.Put(&b)
+	}
+}
 
 // readBody reads a request's body whole, unpacked, up to maxBytes; variable names the limit.
 // What has come of it counts as in flight until release is called, which must be, error or
@@ -38,7 +64,7 @@ func (s *Server) readBody(r *http.Request, maxBytes int64, variable string) (bod
 	}
 	defer func() { _ = unpacked.Close() }()
 	counted.Reader = io.LimitReader(unpacked, maxBytes+1)
-	buf := bytes.NewBuffer(make([]byte, 0, min(max(0, r.ContentLength), firstBuffer)+bytes.MinRead))
+	buf := bytes.NewBuffer(buffer(r.ContentLength))
 	switch _, err := buf.ReadFrom(counted); {
 	case int64(buf.Len()) > maxBytes:
 		return nil, release, tooLarge

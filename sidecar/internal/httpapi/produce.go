@@ -161,30 +161,48 @@ func (s *Server) produceV2(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	results := s.produceAll(ctx, records, topic, partition)
+	reuse(body) // librdkafka has its own copy, also of what is not acknowledged yet
 	if err := noneStored(results); err != nil {
 		return err
 	}
-	_ = s.write(w, http.StatusOK, restproxy.ContentType, restproxy.AppendProduced(nil, results, errorItem))
+	answer := restproxy.AppendProduced(buffer(0), results, errorItem)
+	_ = s.write(w, http.StatusOK, restproxy.ContentType, answer)
+	reuse(answer)
 	return nil
 }
 
 // produceAll produces the records that name no partition, or one that there is.
 func (s *Server) produceAll(ctx context.Context, records []event.Record, topic string, partition int32) []event.Result {
-	results := make([]event.Result, len(records))
-	send := make([]event.Record, 0, len(records))
-	index := make([]int, 0, len(records))
-	for i, rec := range records {
+	var refused map[int]error
+	n := 0 // to be sent: they close up over the refused ones
+	for i := range records {
+		rec := &records[i]
 		rec.Topic = topic
 		if rec.Partition == event.AnyPartition {
 			rec.Partition = partition
 		} else if err := s.checkPlace(ctx, topic, rec.Partition); err != nil {
-			results[i].Err = err
+			if refused == nil {
+				refused = make(map[int]error)
+			}
+			refused[i] = err
 			continue
 		}
-		send, index = append(send, rec), append(index, i)
+		if n < i {
+			records[n] = *rec
+		}
+		n++
 	}
-	for i, result := range s.Producer.Produce(ctx, send) {
-		results[index[i]] = result
+	sent := s.Producer.Produce(ctx, records[:n])
+	if refused == nil {
+		return sent
+	}
+	results := make([]event.Result, len(records))
+	for i := range results {
+		if err := refused[i]; err != nil {
+			results[i].Err = err
+		} else {
+			results[i], sent = sent[0], sent[1:]
+		}
 	}
 	return results
 }

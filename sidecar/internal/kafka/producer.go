@@ -37,6 +37,11 @@ type ProducerOptions struct {
 // linger; above, batches spare Kafka a request for every record.
 const busyRequests = 2
 
+// calm is how long no more than busyRequests must have been in flight before records leave at
+// once again. Under load all requests of a batch are answered together: for a moment hardly
+// any is in flight, and the first that come would go alone.
+const calm = 100 * time.Millisecond
+
 // Producer writes records with librdkafka: idempotent, acknowledged by every in-sync
 // replica. It has two handles, one that sends at once and one that lingers; a request stays
 // with the one that it began with, so that its records keep their order. A handle that
@@ -47,6 +52,7 @@ type Producer struct {
 	metrics *producerMetrics
 
 	requests atomic.Int64 // in flight
+	busy     atomic.Int64 // when more than busyRequests were last in flight, as Unix nanoseconds
 	quick    atomic.Pointer[handle]
 	batching atomic.Pointer[handle]
 
@@ -141,8 +147,13 @@ func (p *Producer) open(name string, linger time.Duration) (*handle, error) {
 		"socket.connection.setup.timeout.ms": 5000,
 		"statistics.interval.ms":             int(statisticsInterval.Milliseconds()),
 		"go.delivery.report.fields":          "none", // partition and offset come all the same
-		"go.logs.channel.enable":             true,
-		"log.connection.close":               false,
+		// By default each handle makes room for a million of them, which the garbage collector
+		// goes through again and again. Reports go to channels of their own, and nothing is sent
+		// over the channel for records.
+		"go.events.channel.size":  100,
+		"go.produce.channel.size": 1,
+		"go.logs.channel.enable":  true,
+		"log.connection.close":    false,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make the %s producer: %w", name, err)
@@ -226,6 +237,19 @@ func (p *Producer) Check(context.Context) error {
 	return nil
 }
 
+// pick counts a request in, and gives the handle for it. Which one it is follows the load of
+// all clients: one that waits for each answer before it goes on keeps its order over both.
+func (p *Producer) pick(now time.Time) *handle {
+	if p.requests.Add(1) > busyRequests {
+		p.busy.Store(now.UnixNano())
+		return p.batching.Load()
+	}
+	if now.UnixNano()-p.busy.Load() < int64(calm) {
+		return p.batching.Load()
+	}
+	return p.quick.Load()
+}
+
 // Produce hands the records to Kafka in their order and returns, in the same order, what
 // became of each. A place means that every in-sync replica has the record. An error of kind
 // Unavailable says whether it may be stored all the same.
@@ -234,30 +258,31 @@ func (p *Producer) Check(context.Context) error {
 // Unavailable; librdkafka goes on trying for the rest of its timeout.
 func (p *Producer) Produce(ctx context.Context, records []event.Record) []event.Result {
 	const op = "kafka.Produce"
-	h := p.quick.Load()
-	if p.requests.Add(1) > busyRequests {
-		h = p.batching.Load()
-	}
+	start := time.Now()
+	h := p.pick(start)
 	defer p.requests.Add(-1)
 
-	start := time.Now()
 	results := make([]event.Result, len(records))
 	// The channel holds a report of each record, so that librdkafka's poller never waits
 	// for us, even when this call has given up.
 	reports := make(chan ckafka.Event, len(records))
 	open := 0
 	alive := h.use(func(client *ckafka.Producer) {
+		var m ckafka.Message
 		for i := range records {
 			r := &records[i]
 			if r.Timestamp.IsZero() {
 				r.Timestamp = start
 			}
 			r.Timestamp = r.Timestamp.Truncate(time.Millisecond)
-			if err := client.Produce(message(r, i), reports); err != nil {
+			fill(&m, r)
+			m.Opaque = &results[i]
+			if err := client.Produce(&m, reports); err != nil {
 				results[i].Err = p.failed(h, err)
 				continue
 			}
 			results[i].Err = errOpen
+			results[i].Place.Topic, results[i].Place.Timestamp = r.Topic, r.Timestamp
 			open++
 		}
 	})
@@ -270,20 +295,18 @@ func (p *Producer) Produce(ctx context.Context, records []event.Record) []event.
 		select {
 		case ev := <-reports:
 			m := ev.(*ckafka.Message)
-			i := m.Opaque.(int)
+			result := m.Opaque.(*event.Result)
 			if err := m.TopicPartition.Error; err != nil {
-				results[i].Err = p.failed(h, err)
+				*result = event.Result{Err: p.failed(h, err)}
 			} else {
-				results[i] = event.Result{Place: event.Place{
-					Topic: records[i].Topic, Partition: m.TopicPartition.Partition,
-					Offset: int64(m.TopicPartition.Offset), Timestamp: records[i].Timestamp,
-				}}
+				result.Place.Partition, result.Place.Offset = m.TopicPartition.Partition, int64(m.TopicPartition.Offset)
+				result.Err = nil
 			}
 			open--
 		case <-ctx.Done():
 			for i := range results {
 				if results[i].Err == errOpen { //nolint:errorlint // the very value that was put there
-					results[i].Err = &event.Error{Kind: event.Unavailable, Code: codeUnavailable, Op: op, Msg: msgMaybe, Err: ctx.Err()}
+					results[i] = event.Result{Err: &event.Error{Kind: event.Unavailable, Code: codeUnavailable, Op: op, Msg: msgMaybe, Err: ctx.Err()}}
 				}
 			}
 			open = 0
@@ -304,15 +327,15 @@ func (p *Producer) failed(h *handle, err error) error {
 	return wrap("kafka.Produce", err)
 }
 
-func message(r *event.Record, index int) *ckafka.Message {
-	m := &ckafka.Message{
-		TopicPartition: ckafka.TopicPartition{Topic: &r.Topic, Partition: r.Partition},
-		Key:            r.Key, Value: r.Value, Timestamp: r.Timestamp, Opaque: index,
-	}
+// fill makes m the message of a record. It can be used again for the next one: librdkafka has
+// its own copy when Produce returns.
+func fill(m *ckafka.Message, r *event.Record) {
+	m.TopicPartition = ckafka.TopicPartition{Topic: &r.Topic, Partition: r.Partition}
+	m.Key, m.Value, m.Timestamp = r.Key, r.Value, r.Timestamp
+	m.Headers = m.Headers[:0]
 	for _, h := range r.Headers {
 		m.Headers = append(m.Headers, ckafka.Header{Key: h.Key, Value: h.Value})
 	}
-	return m
 }
 
 // Close gives what is in flight until ctx ends, then closes both handles. A Produce that

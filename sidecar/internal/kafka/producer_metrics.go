@@ -77,16 +77,20 @@ func (m *producerMetrics) done(records []event.Record, results []event.Result, t
 		return
 	}
 	m.duration.Observe(took.Seconds())
-	counts := make(map[string]int, 1)
-	for _, r := range results {
-		result := "stored"
-		if ee := (*event.Error)(nil); errors.As(r.Err, &ee) {
-			result = string(ee.Kind)
+	stored := 0
+	for i := range results {
+		if results[i].Err == nil {
+			stored++
+			continue
 		}
-		counts[result]++
+		result := event.Internal
+		if ee := (*event.Error)(nil); errors.As(results[i].Err, &ee) {
+			result = ee.Kind
+		}
+		m.records.WithLabelValues(records[0].Topic, string(result)).Inc()
 	}
-	for result, n := range counts {
-		m.records.WithLabelValues(records[0].Topic, result).Add(float64(n))
+	if stored > 0 {
+		m.records.WithLabelValues(records[0].Topic, "stored").Add(float64(stored))
 	}
 }
 

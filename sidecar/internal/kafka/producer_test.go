@@ -421,12 +421,43 @@ func TestWhatWaitsForKafkaIsBounded(t *testing.T) {
 	})
 }
 
+func TestLingeringFollowsTheLoad(t *testing.T) {
+	p, _ := producerFor(t, []string{"127.0.0.1:1"}, time.Second)
+	now := time.Unix(1_700_000_000, 0)
+	var done []func()
+	expect := func(after time.Duration, want string) {
+		t.Helper()
+		now = now.Add(after)
+		name, end := p.Pick(now)
+		done = append(done, end)
+		if name != want {
+			t.Errorf("request %d goes to %s; want %s", len(done), name, want)
+		}
+	}
+	finish := func() {
+		for _, end := range done {
+			end()
+		}
+		done = nil
+	}
+	expect(0, "quick") // alone, and with one other
+	expect(0, "quick")
+	expect(0, "batching")
+	finish() // all answered at once, as a batch is: the load is not gone with that
+	expect(time.Millisecond, "batching")
+	finish()
+	expect(kafka.Calm-2*time.Millisecond, "batching")
+	finish()
+	expect(time.Millisecond, "quick")
+}
+
 func BenchmarkProduce(b *testing.B) {
-	for _, n := range []int{1, 100} {
+	for _, n := range []int{1, 100, 1000} {
 		b.Run(strconv.Itoa(n)+" records a request", func(b *testing.B) {
 			cluster := clusterFor(b, kfake.SeedTopics(3, "a"), kfake.BlackholeProduce())
 			p, _ := producerFor(b, cluster.ListenAddrs(), 10*time.Second)
 			value := bytes.Repeat([]byte("v"), 200)
+			b.ReportAllocs()
 			b.RunParallel(func(pb *testing.PB) {
 				records := make([]event.Record, n)
 				for pb.Next() {

@@ -161,7 +161,7 @@ func serve(ctx context.Context, cfg config.Config, parts httpapi.Parts, workers 
 			stopBy = time.Now().Add(cfg.Shutdown.Timeout)
 			stop()
 		}
-		return serveUntil(failed, server(handler, cfg, log), api, cfg.Shutdown.Timeout, drain)
+		return serveUntil(failed, server(handler, cfg, log), httpapi.Listener(api, cfg.Limits.HeaderBytes), cfg.Shutdown.Timeout, drain)
 	})
 	group.Go(func() error {
 		return serveUntil(work, server(debugHandler(reg), cfg, log), metrics, time.Second, func() {})

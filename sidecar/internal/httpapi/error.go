@@ -57,6 +57,10 @@ func codeOf(err *event.Error) int {
 // fail answers with an error in our one form.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	ee := asError(err)
+	if ee.Kind == event.Unavailable && r.Context().Err() != nil {
+		// Not Kafka was away but the client, who was waited for: that is no failure of ours.
+		ee = &event.Error{Kind: event.Gone, Op: ee.Op, Msg: "the client went away", Err: err}
+	}
 	s.metrics.errors.WithLabelValues(string(ee.Kind)).Inc()
 	level := levelOf(ee.Kind)
 	s.log.Log(r.Context(), level, "request failed", "request_id", w.Header().Get(requestIDHeader), "method", r.Method,

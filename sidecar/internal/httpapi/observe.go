@@ -171,7 +171,7 @@ func (s *Server) guard(mux *http.ServeMux, rec *recorder, r *http.Request) (abor
 			}
 		}
 	}()
-	if escaped := r.URL.EscapedPath(); path.Clean(escaped) != escaped {
+	if escaped := r.URL.EscapedPath(); !strings.HasPrefix(escaped, "/") || path.Clean(escaped) != escaped {
 		// The mux would redirect to the clean path, which a client that POSTs does not expect.
 		s.fail(rec, r, event.Errorf(event.NotFound, 0, "route", "there is nothing at %s; a path has no empty, '.' or '..' segments", r.URL.Path))
 		return false

@@ -20,7 +20,7 @@ const op = "decode"
 // produceRequest is the body of POST /topics/{topic}. Unknown members are ignored, the ones
 // that speak of schemas among them.
 type produceRequest struct {
-	Records []produceRecord `json:"records"`
+	Records []*produceRecord `json:"records"`
 }
 
 type produceRecord struct {
@@ -58,8 +58,11 @@ func parseProduce(body []byte, format Format, maxRecords int) ([]event.Record, e
 		return nil, event.Errorf(event.Unprocessable, 0, op, "there are %d records; a request takes at most %d (MAX_RECORDS)", n, maxRecords)
 	}
 	records := make([]event.Record, len(req.Records))
-	for i := range req.Records {
-		if err := req.Records[i].decode(format, &records[i]); err != nil {
+	for i, r := range req.Records {
+		if r == nil { // it would become a record with neither key nor value
+			return nil, event.Errorf(event.Unprocessable, 0, op, `records[%d] is null; a record is an object, such as {"value":…}`, i)
+		}
+		if err := r.decode(format, &records[i]); err != nil {
 			err.Msg = fmt.Sprintf("records[%d].%s", i, err.Msg)
 			return nil, err
 		}
@@ -145,9 +148,10 @@ func ParseTimestamp(text string) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, event.Errorf(event.Invalid, 0, op, "timestamp is %q; it must be milliseconds since 1970 or like 2026-01-02T03:04:05Z", text)
 	}
-	// Kafka's client reads 0 as "now", and what is before is none at all.
-	if t.UnixMilli() <= 0 {
-		return time.Time{}, event.Errorf(event.Unprocessable, 0, op, "timestamp is %s; it must be after 1970-01-01T00:00:00Z", text)
+	// Kafka's client reads 0 as "now", and what is before is none at all; RFC 3339 ends with
+	// the year 9999.
+	if t.UnixMilli() <= 0 || t.Unix() > maxTime {
+		return time.Time{}, event.Errorf(event.Unprocessable, 0, op, "timestamp is %s; it must be after 1970-01-01T00:00:00Z, and before the year 10000", text)
 	}
 	return t, nil
 }

@@ -80,6 +80,9 @@ func Run(ctx context.Context, role Role, cfg config.Config, log *slog.Logger, re
 			producer.Close(flush)
 		}()
 		parts.Producer = producer
+		parts.OpenStream = func(window int, reported func(int, error)) httpapi.RecordStream {
+			return producer.Stream(window, reported)
+		}
 		checks = append(checks, health.Check{Name: "producer", Run: producer.Check, Blocks: true})
 	}
 	if role.is(Consumer) {
@@ -147,8 +150,8 @@ func serve(ctx context.Context, cfg config.Config, parts httpapi.Parts, workers 
 		return stopBy, errors.Join(fmt.Errorf("METRICS_ADDRESS: %w", err), api.Close())
 	}
 	handler := httpapi.New(stopping, parts, httpapi.Options{
-		Limits: cfg.Limits, RequestTimeout: cfg.RequestTimeout, ReadTimeout: cfg.ReadTimeout, Session: cfg.Session,
-		StreamHeartbeat: cfg.StreamHeartbeat, TrustedProxies: cfg.TrustedProxies, OpenAPI: cfg.OpenAPI,
+		Limits: cfg.Limits, RequestTimeout: cfg.RequestTimeout, ReadTimeout: cfg.ReadTimeout, ShutdownTimeout: cfg.Shutdown.Timeout,
+		Session: cfg.Session, StreamHeartbeat: cfg.StreamHeartbeat, TrustedProxies: cfg.TrustedProxies, OpenAPI: cfg.OpenAPI,
 	}, log, reg)
 
 	group, failed := errgroup.WithContext(ctx)

@@ -58,7 +58,7 @@ func (s *Server) readBody(r *http.Request, maxBytes int64, variable string) (bod
 	if r.ContentLength > maxBytes {
 		return nil, release, tooLarge
 	}
-	unpacked, err := unpack(r)
+	unpacked, err := unpack(r.Header.Get("Content-Encoding"), r.Body)
 	if err != nil {
 		return nil, release, err
 	}
@@ -92,18 +92,18 @@ func (c *countedReader) Read(p []byte) (int, error) {
 }
 
 // unpack undoes the Content-Encoding of a request's body.
-func unpack(r *http.Request) (io.ReadCloser, error) {
-	switch encoding := strings.ToLower(r.Header.Get("Content-Encoding")); encoding {
+func unpack(encoding string, body io.ReadCloser) (io.ReadCloser, error) {
+	switch encoding := strings.ToLower(encoding); encoding {
 	case "", "identity":
-		return r.Body, nil
+		return body, nil
 	case "gzip":
-		zr, err := gzip.NewReader(r.Body)
+		zr, err := gzip.NewReader(body)
 		if err != nil {
 			return nil, bodyError(err)
 		}
 		return zr, nil
 	case "zstd":
-		zr, err := zstd.NewReader(r.Body, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(8<<20))
+		zr, err := zstd.NewReader(body, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(8<<20))
 		if err != nil {
 			return nil, bodyError(err)
 		}

@@ -61,13 +61,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		// Not Kafka was away but the client, who was waited for: that is no failure of ours.
 		ee = &event.Error{Kind: event.Gone, Op: ee.Op, Msg: "the client went away", Err: err}
 	}
-	s.metrics.errors.WithLabelValues(string(ee.Kind)).Inc()
-	level := levelOf(ee.Kind)
-	s.log.Log(r.Context(), level, "request failed", "request_id", w.Header().Get(requestIDHeader), "method", r.Method,
-		"path", r.URL.Path, "kind", string(ee.Kind), "error", ee)
-	if ee.Kind == event.Unavailable || ee.Kind == event.TooMany {
-		w.Header().Set("Retry-After", strconv.Itoa(retryAfterSeconds))
-	}
+	s.count(w, r, ee)
 	if ee.Kind == event.Gone {
 		// Nobody is there to read an answer. Ending here would make net/http send an empty 200
 		// if somebody is after all.
@@ -79,6 +73,16 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		w.Header().Set("Connection", "close")
 	}
 	s.writeJSON(w, r, statusOf[ee.Kind], "application/json", errorBody{codeOf(ee), ee.Msg})
+}
+
+// count counts and logs why a request failed, or a part of it.
+func (s *Server) count(w http.ResponseWriter, r *http.Request, err *event.Error) {
+	s.metrics.errors.WithLabelValues(string(err.Kind)).Inc()
+	s.log.Log(r.Context(), levelOf(err.Kind), "request failed", "request_id", w.Header().Get(requestIDHeader), "method", r.Method,
+		"path", r.URL.Path, "kind", string(err.Kind), "error", err)
+	if err.Kind == event.Unavailable || err.Kind == event.TooMany {
+		w.Header().Set("Retry-After", strconv.Itoa(retryAfterSeconds))
+	}
 }
 
 // retryAfterSeconds is what a client should wait before it repeats a request that met a

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"mime"
 	"net/http"
 	"slices"
 	"strconv"
@@ -32,7 +33,17 @@ func (t timestamp) MarshalJSON() ([]byte, error) {
 	return time.Time(t).UTC().AppendFormat(nil, `"2006-01-02T15:04:05.000Z"`), nil
 }
 
-// produceRecord serves POST /topics/{topic}/records: the body is the record's value.
+// produceBody serves POST /topics/{topic}/records: the Content-Type says whether the body is a
+// record or holds many.
+func (s *Server) produceBody(w http.ResponseWriter, r *http.Request) error {
+	mediaType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")) // what cannot be read is kept as it is
+	if mediaType == contentTypeNDJSON {
+		return s.produceLines(w, r)
+	}
+	return s.produceRecord(w, r)
+}
+
+// produceRecord serves POST /topics/{topic}/records where the body is the record's value.
 //
 //	200 acknowledged by every in-sync replica: topic, partition, offset, timestamp
 //	400 unreadable parameter   404 no such topic or partition   413 record too large

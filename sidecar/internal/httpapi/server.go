@@ -46,8 +46,12 @@ type Parts struct {
 	Health   *health.Monitor
 	Topics   Topics
 	Producer Producer
-	Sessions *session.Manager
-	Streams  *stream.Opener
+	// OpenStream opens a RecordStream of which at most window records have no acknowledgement
+	// (0: as many as is good); reported is called once for each that Send took, with its size,
+	// when it no longer counts as in flight, and with why it is not stored.
+	OpenStream func(window int, reported func(size int, err error)) RecordStream
+	Sessions   *session.Manager
+	Streams    *stream.Opener
 	// Lag describes the lag of a consumer group, or of all for ""; it is encoded as JSON.
 	Lag func(group string) (any, error)
 }
@@ -57,6 +61,7 @@ type Options struct {
 	Limits          config.Limits
 	RequestTimeout  time.Duration
 	ReadTimeout     time.Duration
+	ShutdownTimeout time.Duration
 	Session         config.Session
 	StreamHeartbeat time.Duration
 	TrustedProxies  []netip.Prefix
@@ -111,7 +116,7 @@ func (s *Server) routes() []route {
 
 		{"POST", "/topics/{topic}", "producer", s.produceV2},
 		{"POST", "/topics/{topic}/partitions/{partition}", "producer", s.produceV2},
-		{"POST", "/topics/{topic}/records", "producer", s.produceRecord},
+		{"POST", "/topics/{topic}/records", "producer", s.produceBody},
 
 		{"GET", "/topics", "consumer", s.listTopics},
 		{"GET", "/topics/{topic}", "consumer", s.getTopic},

@@ -66,7 +66,8 @@ type handle struct {
 	name   string
 	linger time.Duration
 	p      *ckafka.Producer
-	failed atomic.Bool // for good: librdkafka takes no more records
+	failed atomic.Bool   // for good: librdkafka takes no more records
+	gone   chan struct{} // closed once p is: no more reports come
 
 	using  sync.RWMutex // read-held to hand over records, held to close: p must outlive its users
 	closed bool
@@ -101,6 +102,7 @@ func (h *handle) close(ctx context.Context, purge bool) {
 		continue
 	}
 	h.p.Close()
+	close(h.gone)
 }
 
 // NewProducer connects in the background: Kafka need not be there yet.
@@ -158,7 +160,7 @@ func (p *Producer) open(name string, linger time.Duration) (*handle, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the %s producer: %w", name, err)
 	}
-	h := &handle{name: name, linger: linger, p: client}
+	h := &handle{name: name, linger: linger, p: client, gone: make(chan struct{})}
 	p.workers.Go(func() { p.watch(h) })
 	p.workers.Go(func() { p.forwardLogs(h) })
 	return h, nil

@@ -123,13 +123,14 @@ func (s *Stream) Send(ctx context.Context, rec event.Record) error {
 	rec.Timestamp = rec.Timestamp.Truncate(time.Millisecond)
 
 	index := s.add(outcome{state: open}, size)
-	m := message(&rec, 0)
+	var m ckafka.Message
+	fill(&m, &rec)
 	m.Opaque = sent{int32(index), int32(size)} //nolint:gosec // both are bounded far below
 	// Until a record of this stream could have been acknowledged; what is in the queue is
 	// others', which is given up by then.
 	for giveUp := time.Now().Add(s.producer.opts.Timeout); ; {
 		err := error(errClosed)
-		s.handle.use(func(client *ckafka.Producer) { err = client.Produce(m, s.reports) })
+		s.handle.use(func(client *ckafka.Producer) { err = client.Produce(&m, s.reports) })
 		var ce ckafka.Error
 		switch {
 		case err == nil:

@@ -118,7 +118,7 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request, topic string, c
 		err = gone
 	}
 	if err != nil {
-		s.fail(w, r, err)
+		s.fail(w, r.WithContext(u.ctx), err)
 		return nil
 	}
 	if u.ended != nil {

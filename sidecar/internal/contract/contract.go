@@ -219,7 +219,7 @@ func (c *Contract) checkLines(ref any, a Answer) error {
 	if err != nil {
 		return err
 	}
-	body, rest, _ := cutLast(a.Body, "\n")
+	body, rest := cutLast(a.Body, "\n")
 	if len(rest) > 0 && !a.Cut {
 		return fmt.Errorf("the last line has no end: %.200s", rest)
 	}
@@ -234,7 +234,7 @@ func (c *Contract) checkLines(ref any, a Answer) error {
 // checkEvents checks Server-Sent Events: an id is a cursor, the data is of the schema that
 // the document has for the event's name.
 func (c *Contract) checkEvents(schemas map[string]any, a Answer) error {
-	body, rest, _ := cutLast(a.Body, "\n\n")
+	body, rest := cutLast(a.Body, "\n\n")
 	if len(rest) > 0 && !a.Cut {
 		return fmt.Errorf("the last event has no end: %.200s", rest)
 	}
@@ -285,12 +285,12 @@ func (c *Contract) schema(ref any) (*openapi3.SchemaRef, error) {
 }
 
 // cutLast cuts a body after its last end of an item.
-func cutLast(body []byte, end string) (whole, rest []byte, found bool) {
+func cutLast(body []byte, end string) (whole, rest []byte) {
 	i := bytes.LastIndex(body, []byte(end))
 	if i < 0 {
-		return nil, body, false
+		return nil, body
 	}
-	return body[:i+len(end)], body[i+len(end):], true
+	return body[:i+len(end)], body[i+len(end):]
 }
 
 // visit checks one JSON value.

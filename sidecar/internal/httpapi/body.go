@@ -173,8 +173,20 @@ func (s *Server) send(w http.ResponseWriter, b []byte) error {
 }
 
 // query returns a request's query parameters, and refuses the ones that the route does not
-// know: a misspelt ?key= must not become a record without a key.
+// know, or that come twice: a misspelt ?key= must not become a record without a key, nor the
+// second of two be dropped.
 func query(r *http.Request, known ...string) (url.Values, error) {
+	values, err := queryOfLists(r, known...)
+	for name, list := range values {
+		if len(list) > 1 {
+			return nil, event.Errorf(event.Unprocessable, 0, "query", "the query parameter %s is there %d times; it must be there once", name, len(list))
+		}
+	}
+	return values, err
+}
+
+// queryOfLists is query for parameters that may come more than once.
+func queryOfLists(r *http.Request, known ...string) (url.Values, error) {
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return nil, &event.Error{Kind: event.Invalid, Op: "query", Msg: "the query cannot be read; is it percent-encoded?", Err: err}

@@ -328,7 +328,7 @@ func (s *Server) getCommitted(w http.ResponseWriter, r *http.Request, in *sessio
 }
 
 func (s *Server) askedPartitions(r *http.Request) ([]event.TopicPartition, error) {
-	params, err := query(r, "topic", "partition")
+	params, err := queryOfLists(r, "topic", "partition")
 	if err != nil {
 		return nil, err
 	}

@@ -59,6 +59,7 @@ func TestEveryErrorHasItsStatusAndCode(t *testing.T) {
 		{"POST", "/topics/a/records?tombstone=maybe", "", nil, 400, 400, "true or false"},
 		{"POST", "/topics/a/records?tombstone=true", "v", nil, 422, 422, "the body has 1 bytes"},
 		{"POST", "/topics/a/records?kye=k", "v", nil, 422, 422, `there is no query parameter "kye" here; known are key`},
+		{"POST", "/topics/a/records?key=k&key=l", "v", nil, 422, 422, "key is there 2 times"},
 		{"POST", "/topics/a/records?key=%zz", "v", nil, 400, 400, "percent-encoded"},
 		{"POST", "/topics/a/records", repeat('x', 1001), nil, 413, 413, "larger than 1000 bytes (MAX_BODY_BYTES)"},
 		{"POST", "/topics/a/records", "v", []string{"Content-Encoding: br"}, 415, 415, "known are gzip and zstd"},

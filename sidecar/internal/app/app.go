@@ -188,7 +188,9 @@ func server(handler http.Handler, cfg config.Config, log *slog.Logger) *http.Ser
 		// closes them: a request must not meet a connection that we are just closing.
 		IdleTimeout:    2 * time.Minute,
 		MaxHeaderBytes: cfg.Limits.HeaderBytes,
-		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		// "OPTIONS *" is answered as whatever else there is not.
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 }
 

@@ -1,10 +1,13 @@
 package httpapi_test
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"net/url"
 	"strings"
 	"testing"
@@ -184,6 +187,24 @@ func TestEveryErrorHasItsStatusAndCode(t *testing.T) {
 		if got.status != tc.status || got.code(t) != tc.code || !strings.Contains(got.body, strings.ReplaceAll(tc.says, `"`, `\"`)) {
 			t.Errorf("%s: %d %s; want %d, %d, %q", what, got.status, got.body, tc.status, tc.code, tc.says)
 		}
+	}
+	// Not a path at all.
+	for _, method := range []string{"OPTIONS", "GET", "CONNECT"} {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(s.api, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "%s * HTTP/1.1\r\nHost: x\r\n\r\n", method)
+		resp, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: "GET"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _ := io.ReadAll(resp.Body)
+		got := answer{resp.StatusCode, resp.Header, string(text)}
+		if got.want(t, method+" *", 404, ""); got.code(t) != 404 {
+			t.Errorf("%s *: %s", method, text)
+		}
+		_ = conn.Close()
 	}
 	// A body of unknown length has the same limit.
 	s.send("POST", "/topics/a/records", io.MultiReader(strings.NewReader(repeat('x', 900)), strings.NewReader(repeat('x', 900)))).

@@ -171,6 +171,10 @@ func (s *Server) guard(mux *http.ServeMux, rec *recorder, r *http.Request) (abor
 			}
 		}
 	}()
+	if r.RequestURI == "*" { // with any method; the mux would answer with a bare 400
+		s.fail(rec, r, event.Errorf(event.NotFound, 0, "route", "there is nothing at *; a path begins with a slash"))
+		return false
+	}
 	if escaped := r.URL.EscapedPath(); !strings.HasPrefix(escaped, "/") || path.Clean(escaped) != escaped {
 		// The mux would redirect to the clean path, which a client that POSTs does not expect.
 		s.fail(rec, r, event.Errorf(event.NotFound, 0, "route", "there is nothing at %s; a path has no empty, '.' or '..' segments", r.URL.Path))

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"postamt/sidecar/internal/event"
+	"postamt/sidecar/internal/restproxy"
 )
 
 // firstBuffer bounds the memory that a client takes by only saying how much it will send.
@@ -151,6 +152,20 @@ const lastWrite = time.Second
 
 // send writes a part of an answer through to the client.
 func (s *Server) send(w http.ResponseWriter, b []byte) error {
+	if err := s.push(w, b); err != nil {
+		return err
+	}
+	rc := http.NewResponseController(w)
+	// What is only in our buffer has not been received by anyone.
+	if err := rc.Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	_ = rc.SetWriteDeadline(time.Time{}) // what comes next may take its time
+	return nil
+}
+
+// push is send of a part that more is to follow soon: some of it may stay in our buffer.
+func (s *Server) push(w http.ResponseWriter, b []byte) error {
 	rc := http.NewResponseController(w)
 	for len(b) > 0 {
 		wait := s.opts.ReadTimeout
@@ -164,12 +179,36 @@ func (s *Server) send(w http.ResponseWriter, b []byte) error {
 		}
 		b = b[n:]
 	}
-	// What is only in our buffer has not been received by anyone.
-	if err := rc.Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return err
-	}
-	_ = rc.SetWriteDeadline(time.Time{}) // what comes next may take its time
 	return nil
+}
+
+// encodeStep is how much of a long answer is encoded before it is sent: the client reads while
+// the rest is encoded, and no answer is in memory whole.
+const encodeStep = 256 << 10
+
+// writeRecords answers with an array of records. An error means that the client did not get
+// all of it.
+func (s *Server) writeRecords(w http.ResponseWriter, records []event.Record, format restproxy.Format) error {
+	buf := append(buffer(firstBuffer), '[')
+	defer func() { reuse(buf) }()
+	for i := range records {
+		if i > 0 {
+			buf = append(buf, ',')
+		}
+		buf = restproxy.AppendRecord(buf, &records[i], format)
+		if len(buf) < encodeStep {
+			continue
+		}
+		w.Header().Set("Content-Type", format.ContentType()) // once it is sent, this changes nothing
+		if err := s.push(w, buf); err != nil {
+			return err
+		}
+		buf = buf[:0]
+	}
+	if buf = append(buf, ']'); w.Header().Get("Content-Type") == "" {
+		return s.write(w, http.StatusOK, format.ContentType(), buf)
+	}
+	return s.send(w, buf)
 }
 
 // query returns a request's query parameters, and refuses the ones that the route does not

@@ -125,6 +125,40 @@ func TestPullSession(t *testing.T) {
 	}
 }
 
+// A long answer is encoded while it is sent: it is one array all the same.
+func TestALongReadIsOneArray(t *testing.T) {
+	t.Parallel()
+	s := serve(t, nil)
+	const records, each = 2000, 1000 // 2 MB
+	batch := `{"records":[` + strings.TrimSuffix(strings.Repeat(`{"value":"`+repeat('x', each)+`"},`, 500), ",") + `]}`
+	for range records / 500 {
+		s.do("POST", "/topics/b", batch, jsonV2).want(t, "500 records", 200, "")
+	}
+	base := s.joined("/consumers/g", "c", `"auto.offset.reset":"earliest"`, "b")
+	next, longest := int64(0), 0
+	eventually(t, "all records come", func() bool {
+		got := s.do("GET", base+"/records?timeout=1000", "")
+		var read []struct {
+			Value  string
+			Offset int64
+		}
+		if err := json.Unmarshal([]byte(got.body), &read); err != nil || got.header.Get("Content-Type") != "application/vnd.kafka.json.v2+json" {
+			t.Fatalf("%v in %d bytes of %s", err, len(got.body), got.header.Get("Content-Type"))
+		}
+		longest = max(longest, len(read))
+		for _, r := range read {
+			if r.Offset != next || len(r.Value) != each {
+				t.Fatalf("offset %d with %d bytes; want offset %d", r.Offset, len(r.Value), next)
+			}
+			next++
+		}
+		return next == records
+	})
+	if longest < 600 {
+		t.Errorf("the longest answer had %d records: all were short", longest)
+	}
+}
+
 // What the client has not received comes again, and is not committed.
 func TestAReaderThatGoesAwayLosesNothing(t *testing.T) {
 	t.Parallel()

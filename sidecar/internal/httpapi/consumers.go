@@ -241,17 +241,14 @@ func (s *Server) readSession(w http.ResponseWriter, r *http.Request, in *session
 	}
 	gone := r.Context().Err()
 	if gone == nil {
-		gone = s.write(w, http.StatusOK, in.Format.ContentType(), restproxy.AppendRecords(nil, batch.Records, in.Format))
+		gone = s.writeRecords(w, batch.Records, in.Format)
 	}
 	if gone != nil { // nobody was given these: the next read gives them again
 		batch.Failed()
 		return event.Errorf(event.Gone, 0, "read", "the client went away")
 	}
 	batch.Delivered()
-	now := time.Now()
-	for i := range batch.Records {
-		s.metrics.handedOut(s.metrics.read, &batch.Records[i], now)
-	}
+	s.metrics.handedOutAll(s.metrics.read, batch.Records, time.Now())
 	return nil
 }
 

@@ -87,6 +87,16 @@ func (m *metrics) handedOut(records *prometheus.CounterVec, r *event.Record, now
 	m.age.Observe(max(0, now.Sub(r.Timestamp).Seconds()))
 }
 
+// handedOutAll is handedOut of many, which come in long runs of one topic.
+func (m *metrics) handedOutAll(counter *prometheus.CounterVec, records []event.Record, now time.Time) {
+	for n := 0; len(records) > 0; records = records[n:] {
+		for n = 0; n < len(records) && records[n].Topic == records[0].Topic; n++ {
+			m.age.Observe(max(0, now.Sub(records[n].Timestamp).Seconds()))
+		}
+		counter.WithLabelValues(records[0].Topic).Add(float64(n))
+	}
+}
+
 // countFiltered counts what a stream's filter has kept back, and adds it to before.
 func (m *metrics) countFiltered(topic string, now, before stream.Filtered) stream.Filtered {
 	for reason, n := range map[string]int{"no": now.No, "missing": now.Missing, "failed": now.Failed} {

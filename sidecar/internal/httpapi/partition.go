@@ -63,12 +63,9 @@ func (s *Server) readPartition(w http.ResponseWriter, r *http.Request) error {
 	case err != nil:
 		return err
 	}
-	if s.write(w, http.StatusOK, format.ContentType(), restproxy.AppendRecords(nil, records, format)) != nil {
+	if s.writeRecords(w, records, format) != nil {
 		return event.Errorf(event.Gone, 0, "read", "the client went away")
 	}
-	now := time.Now()
-	for i := range records {
-		s.metrics.handedOut(s.metrics.streamed, &records[i], now)
-	}
+	s.metrics.handedOutAll(s.metrics.streamed, records, time.Now())
 	return nil
 }

@@ -10,18 +10,6 @@ import (
 	"postamt/sidecar/internal/event"
 )
 
-// AppendRecords appends records as an array of AppendRecord's objects.
-func AppendRecords(b []byte, records []event.Record, format Format) []byte {
-	b = append(b, '[')
-	for i := range records {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = AppendRecord(b, &records[i], format)
-	}
-	return append(b, ']')
-}
-
 // AppendRecord appends a record in one line: {"topic","key","value","partition","offset",
 // "timestamp","headers"}; the timestamp in milliseconds, headers left out when there are
 // none. A key or value that the format cannot show is null and comes as "key_base64" or
@@ -72,9 +60,13 @@ func appendEmbedded(b, v []byte, format Format) (out []byte, fits bool) {
 	case format == Binary:
 		return appendBase64(b, v), true
 	case format == Text && utf8.Valid(v):
-		return appendString(b, string(v)), true
-	case format == JSON && utf8.Valid(v) && json.Valid(v):
-		if bytes.ContainsAny(v, "\r\n") { // a record is one line
+		return appendString(b, v), true
+	case format == JSON:
+		valid, spaced := isJSON(v)
+		if !valid {
+			break
+		}
+		if spaced && bytes.ContainsAny(v, "\r\n") { // a record is one line
 			var line bytes.Buffer
 			_ = json.Compact(&line, v)
 			v = line.Bytes()
@@ -108,7 +100,16 @@ func appendBase64(b, v []byte) []byte {
 	return append(b, '"')
 }
 
-func appendString(b []byte, s string) []byte {
-	quoted, _ := json.Marshal(s) // a string always can be
-	return append(b, quoted...)
+// appendString appends text as a JSON string, as encoding/json writes it.
+func appendString[T string | []byte](b []byte, text T) []byte {
+	for i := range len(text) {
+		switch c := text[i]; {
+		case c < ' ', c > '~', c == '"', c == '\\', c == '<', c == '>', c == '&':
+			quoted, _ := json.Marshal(string(text)) // a string always can be
+			return append(b, quoted...)
+		}
+	}
+	b = append(b, '"')
+	b = append(b, text...)
+	return append(b, '"')
 }

@@ -49,21 +49,3 @@ func TestAppendRecord(t *testing.T) {
 		}
 	}
 }
-
-func TestAppendRecordsIsAnArray(t *testing.T) {
-	for n, want := range map[int]string{
-		0: `[]`, 1: `[{"topic":"","key":null,"value":null,"partition":0,"offset":0,"timestamp":0}]`,
-	} {
-		records := make([]event.Record, n)
-		for i := range records {
-			records[i].Timestamp = time.UnixMilli(0)
-		}
-		if got := string(AppendRecords(nil, records, JSON)); got != want {
-			t.Errorf("%d records are %s; want %s", n, got, want)
-		}
-	}
-	var many []map[string]any
-	if err := json.Unmarshal(AppendRecords(nil, make([]event.Record, 3), Binary), &many); err != nil || len(many) != 3 {
-		t.Errorf("three records are %v, %v", many, err)
-	}
-}

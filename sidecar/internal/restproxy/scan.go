@@ -157,6 +157,17 @@ func (s *scanner) embedded(into *[]byte) bool {
 	return err == nil
 }
 
+// isJSON tells whether v is one JSON value, and whether there is space around its tokens.
+func isJSON(v []byte) (valid, spaced bool) {
+	s := scanner{b: v}
+	s.skip(0)
+	s.space()
+	if !s.failed && s.i == len(v) {
+		return true, s.spaced
+	}
+	return utf8.Valid(v) && json.Valid(v), true // as it may be nested too deep for the scanner
+}
+
 // raw gives the text of the next value.
 func (s *scanner) raw() ([]byte, bool) {
 	s.space()

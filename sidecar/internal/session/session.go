@@ -17,7 +17,7 @@ import (
 // Consumer is a member of a consumer group; package kafka has it.
 type Consumer interface {
 	// Poll waits for records until ctx ends and hands up to maxRecords of them to take,
-	// while no partition can be taken away.
+	// while no partition can be taken away. They are take's to keep.
 	Poll(ctx context.Context, maxRecords int, take func([]event.Record)) error
 	// Buffered is Poll of what has arrived already: it does not wait.
 	Buffered(maxRecords int, take func([]event.Record)) error
@@ -53,9 +53,9 @@ type Kafka interface {
 	Committed(ctx context.Context, group string) (map[event.TopicPartition]event.Commit, error)
 }
 
-// pollRecords is how many records one poll takes out of the client's buffer: as many as
-// make the crossing cheap, and few enough that max_bytes is not missed by far.
-const pollRecords = 2000
+// pollRecords is how many records one poll takes out of the client's buffer: nearly always all
+// that a fetch brought, as the client fetches again when the buffer is empty.
+const pollRecords = 10_000
 
 // Settings are what a session is created with.
 type Settings struct {
@@ -408,11 +408,24 @@ func (s *Session) take(member int, records []event.Record) {
 	if member != s.member {
 		return
 	}
+	mine, n := false, 0
 	for i := range records {
-		if _, mine := s.assigned[placeOf(&records[i])]; mine {
-			s.pending = append(s.pending, records[i])
-			s.pendingBytes += weight(&records[i])
+		if newPlace(records, i) {
+			_, mine = s.assigned[placeOf(&records[i])]
 		}
+		if !mine {
+			continue
+		}
+		s.pendingBytes += weight(&records[i])
+		if n < i {
+			records[n] = records[i]
+		}
+		n++
+	}
+	if records = records[:n]; len(s.pending) == 0 {
+		s.pending = records
+	} else {
+		s.pending = append(s.pending, records...)
 	}
 }
 
@@ -450,8 +463,10 @@ func (s *Session) give(maxBytes int64) *Batch {
 	b.Records = s.pending[:n:n]
 	s.pending = s.pending[n:]
 	for i := range b.Records {
-		tp := placeOf(&b.Records[i])
-		b.epochs[tp] = s.assigned[tp]
+		if newPlace(b.Records, i) {
+			tp := placeOf(&b.Records[i])
+			b.epochs[tp] = s.assigned[tp]
+		}
 	}
 	return b
 }
@@ -461,6 +476,9 @@ func (b *Batch) Delivered() {
 	s := b.session
 	s.mu.Lock()
 	for i := range b.Records {
+		if i+1 < len(b.Records) && !newPlace(b.Records, i+1) {
+			continue // a later one of the same partition follows
+		}
 		tp := placeOf(&b.Records[i])
 		if s.assigned[tp] == b.epochs[tp] && b.epochs[tp] != 0 {
 			s.delivered[tp] = b.Records[i].Offset + 1
@@ -528,6 +546,12 @@ func (s *Session) close() {
 }
 
 func (s *Session) notFound() error { return notFound(s.Group, s.Name) }
+
+// newPlace tells whether a record is of another partition than the one before it: records come
+// in long runs of one partition, and a look into a map for each would be what a drain costs.
+func newPlace(records []event.Record, i int) bool {
+	return i == 0 || placeOf(&records[i]) != placeOf(&records[i-1])
+}
 
 func placeOf(r *event.Record) event.TopicPartition {
 	return event.TopicPartition{Topic: r.Topic, Partition: r.Partition}

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+
+	"postamt/sidecar/internal/contract"
 )
 
 func TestTraefikHasEveryRouteAndEveryServerUp(t *testing.T) {
@@ -142,6 +144,17 @@ func TestErrorsThroughTraefikHaveOneForm(t *testing.T) {
 		if got.status != c.status || in.Code != c.code || got.header.Get("Allow") != c.allow {
 			t.Errorf("%s %s: got %v, Allow %q; want %d with code %d, Allow %q", c.method, c.path, got, got.header.Get("Allow"), c.status, c.code, c.allow)
 		}
+	}
+}
+
+// Traefik's catch-all leads to the document, and it is the one of this tree.
+func TestTheContractIsServed(t *testing.T) {
+	want, err := contract.Text()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := expect(t, 200, "GET", "/openapi.yaml", ""); got.body != string(want) {
+		t.Errorf("/openapi.yaml has %d bytes; want the %d of sidecar/openapi.yaml", len(got.body), len(want))
 	}
 }
 

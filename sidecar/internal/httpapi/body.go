@@ -212,13 +212,16 @@ func (s *Server) writeRecords(w http.ResponseWriter, records []event.Record, for
 }
 
 // query returns a request's query parameters, and refuses the ones that the route does not
-// know, or that come twice: a misspelt ?key= must not become a record without a key, nor the
-// second of two be dropped.
+// know, that come twice or have no value: a misspelt ?key= must not become a record without a
+// key, nor ?partition= of a script whose variable is not set one of any partition.
 func query(r *http.Request, known ...string) (url.Values, error) {
 	values, err := queryOfLists(r, known...)
 	for name, list := range values {
 		if len(list) > 1 {
 			return nil, event.Errorf(event.Unprocessable, 0, "query", "the query parameter %s is there %d times; it must be there once", name, len(list))
+		}
+		if list[0] == "" && name != "key" { // a key may be empty
+			return nil, event.Errorf(event.Invalid, 0, "query", "the query parameter %s has no value; give it one, or leave it out", name)
 		}
 	}
 	return values, err

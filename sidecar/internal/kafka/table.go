@@ -1,0 +1,610 @@
+package kafka
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"postamt/sidecar/internal/event"
+)
+
+const (
+	// A reader waits at most this long for the end of the table as it is.
+	catchUpTimeout = 2 * time.Second
+	// A transaction that is open for so long belongs to a writer that died in it.
+	openTooLong = 700 * time.Millisecond
+	// A write is tried again, from reading on, so often, with each try bounded.
+	writeAttempts = 5
+	writeTimeout  = 5 * time.Second
+	// Before the next attempt a writer waits a random part of this.
+	writeBackoff = 100 * time.Millisecond
+	// As many writes as this wait at most, and go into one transaction.
+	maxWaitingWrites = 1000
+	// Kafka aborts the transaction of a writer that died after this time, if no other writer
+	// has done so before.
+	tableTxnTimeout = 10 * time.Second
+	// While a transaction is open, its end is waited for in steps of this.
+	endWait = 50 * time.Millisecond
+	// The follower asks again after this time when nothing has changed.
+	followWait = time.Second
+	// And after this, when Kafka could not answer.
+	followPause = 500 * time.Millisecond
+)
+
+// Table is a map from keys to values in a compacted topic of one partition, the same for all
+// processes that open it. A write is a compare-and-set: of two that go from the same value,
+// one succeeds. It is safe for concurrent use.
+//
+// All writers have one transactional id. Whoever becomes its producer fences the one before,
+// then reads to the end, checks, and writes in a transaction. A transaction that commits
+// proves that nobody else has become the producer since, and so that nobody has written.
+type Table struct {
+	topic   string
+	servers []string
+	log     *slog.Logger
+	changed func(key string, value []byte)
+	reader  *tableReader // of who asks for the end
+	writes  chan *tableWrite
+
+	applying sync.Mutex // held while records are applied, so that changed is told in their order
+
+	mu   sync.RWMutex
+	rows map[string]tableRow
+	next int64 // offset after the last record that was applied
+
+	flights       sync.Mutex
+	flying, ahead *catchUp
+	flyers        sync.WaitGroup
+}
+
+type tableRow struct {
+	value  []byte // nil: we have removed it, which has not been read yet
+	offset int64
+}
+
+// OpenTable opens a table. Nothing is read before Run. changed, if not nil, is told every
+// change in order, from the first record on; a value of nil means that the key is gone. It
+// must not call the table's methods but Get and Each.
+func OpenTable(servers []string, topic string, changed func(key string, value []byte), log *slog.Logger) (*Table, error) {
+	reader, err := newTableReader(servers, topic)
+	if err != nil {
+		return nil, err
+	}
+	if changed == nil {
+		changed = func(string, []byte) {}
+	}
+	return &Table{
+		topic: topic, servers: servers, log: log.With("table", topic), changed: changed, reader: reader,
+		writes: make(chan *tableWrite, maxWaitingWrites), rows: make(map[string]tableRow),
+	}, nil
+}
+
+// Close ends the connections, after Run has returned.
+func (t *Table) Close() {
+	t.reader.client.Close()
+	t.flyers.Wait()
+}
+
+// Get returns the value of a key as far as this process has read. It must not be changed.
+func (t *Table) Get(key string) (value []byte, ok bool) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	row := t.rows[key]
+	return row.value, row.value != nil
+}
+
+// Each calls f with every key and value, in no order, as far as this process has read.
+func (t *Table) Each(f func(key string, value []byte)) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for key, row := range t.rows {
+		if row.value != nil {
+			f(key, row.value)
+		}
+	}
+}
+
+// Run follows the topic and writes what Update is given, until ctx ends; then it returns nil.
+func (t *Table) Run(ctx context.Context) error {
+	follower, err := newTableReader(t.servers, t.topic)
+	if err != nil {
+		return err
+	}
+	defer follower.client.Close()
+	var done sync.WaitGroup
+	done.Go(func() { t.write(ctx) })
+	for failed := false; ctx.Err() == nil; {
+		_, err := t.read(ctx, follower, followWait)
+		if err != nil && ctx.Err() == nil {
+			if !failed { // once: the health check says it, too
+				t.log.Warn("cannot follow", "error", err)
+			}
+			sleep(ctx, followPause)
+		}
+		failed = err != nil
+	}
+	done.Wait()
+	return nil
+}
+
+// read fetches once and applies. end is where the records of the topic end, among them those
+// of transactions that are still open.
+func (t *Table) read(ctx context.Context, r *tableReader, wait time.Duration) (end int64, err error) {
+	t.mu.RLock()
+	from := t.next
+	t.mu.RUnlock()
+	records, next, end, err := r.fetch(ctx, from, wait)
+	if errors.Is(err, kerr.OffsetOutOfRange) {
+		return 0, t.restart(ctx, r, from)
+	}
+	if err != nil {
+		return 0, err
+	}
+	t.applying.Lock()
+	defer t.applying.Unlock()
+	for _, rec := range records {
+		t.apply(rec)
+	}
+	t.mu.Lock()
+	t.next = max(t.next, next)
+	t.mu.Unlock()
+	return end, nil
+}
+
+// apply is called with applying held. What another reader has applied already is skipped.
+func (t *Table) apply(r *kgo.Record) {
+	if r.Attrs.IsControl() {
+		return
+	}
+	key := string(r.Key)
+	t.mu.Lock()
+	known, ok := t.rows[key]
+	if r.Offset < t.next || ok && r.Offset < known.offset {
+		t.mu.Unlock()
+		return
+	}
+	if r.Value == nil {
+		delete(t.rows, key)
+	} else {
+		t.rows[key] = tableRow{r.Value, r.Offset}
+	}
+	t.next = r.Offset + 1
+	t.mu.Unlock()
+	if !ok || r.Offset != known.offset { // else it is one of ours, and has been told
+		t.changed(key, r.Value)
+	}
+}
+
+// restart begins anew with a topic that does not have what was to be read next: it has been
+// deleted and made again.
+func (t *Table) restart(ctx context.Context, r *tableReader, from int64) error {
+	listed, err := kadm.NewClient(r.client).ListStartOffsets(ctx, t.topic)
+	if err == nil {
+		err = listed.Error()
+	}
+	if err != nil {
+		return err
+	}
+	first, _ := listed.Lookup(t.topic, 0)
+	t.applying.Lock()
+	defer t.applying.Unlock()
+	t.mu.Lock()
+	if t.next != from {
+		t.mu.Unlock()
+		return nil // somebody else has
+	}
+	gone := t.rows
+	t.rows, t.next = make(map[string]tableRow), first.Offset
+	t.mu.Unlock()
+	t.log.Warn("the topic was made anew", "was_at", from, "begins_at", first.Offset)
+	for key := range gone {
+		t.changed(key, nil)
+	}
+	return nil
+}
+
+// catchUp is a reading to the end that began after all who wait for it had asked.
+type catchUp struct {
+	done chan struct{}
+	err  error
+}
+
+// CatchUp reads to the end as it is now: Get then knows everything that was written, by any
+// process, before this call. Unavailable means that it could not within two seconds.
+func (t *Table) CatchUp(ctx context.Context) error {
+	t.flights.Lock()
+	if t.ahead == nil {
+		t.ahead = &catchUp{done: make(chan struct{})}
+		if t.flying == nil {
+			t.flyers.Go(t.fly)
+		}
+	}
+	mine := t.ahead
+	t.flights.Unlock()
+	select {
+	case <-mine.done:
+		return mine.err
+	case <-ctx.Done():
+		return wrap("kafka.CatchUp", ctx.Err())
+	}
+}
+
+// fly reads to the end for those who wait, as long as there are some.
+func (t *Table) fly() {
+	for {
+		t.flights.Lock()
+		t.flying, t.ahead = t.ahead, nil
+		now := t.flying
+		t.flights.Unlock()
+		if now == nil {
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), catchUpTimeout)
+		if err := t.readToEnd(ctx, true); err != nil {
+			now.err = &event.Error{Kind: event.Unavailable, Code: codeUnavailable, Op: "kafka.CatchUp", Msg: msgAway, Err: err}
+		}
+		cancel()
+		close(now.done)
+	}
+}
+
+// readToEnd reads up to the end as it is when it begins. There may be a transaction of a
+// writer that died before it: with fence, another writer is made to end it.
+func (t *Table) readToEnd(ctx context.Context, fence bool) error {
+	end := int64(-1)
+	wait := time.Duration(0)
+	start := time.Now()
+	for {
+		at, err := t.read(ctx, t.reader, wait)
+		if err != nil {
+			if !sleep(ctx, placePause) {
+				return err
+			}
+			continue
+		}
+		if end < 0 {
+			end, wait = at, endWait
+		}
+		t.mu.RLock()
+		next := t.next
+		t.mu.RUnlock()
+		if next >= end {
+			return nil
+		}
+		if fence && time.Since(start) > openTooLong {
+			fence = false
+			select {
+			case t.writes <- &tableWrite{fence: true, answer: make(chan error, 1)}:
+			default: // many writes wait: they will do it
+			}
+		}
+	}
+}
+
+// tableReader fetches from the table's partition.
+type tableReader struct {
+	topic  string
+	client *kgo.Client
+
+	mu     sync.Mutex
+	leader int32 // -1: to be asked
+	id     [16]byte
+}
+
+func newTableReader(servers []string, topic string) (*tableReader, error) {
+	client, err := NewClient(servers, kgo.ClientID("postamt-table"))
+	if err != nil {
+		return nil, fmt.Errorf("make the client of table %s: %w", topic, err)
+	}
+	return &tableReader{topic: topic, client: client, leader: -1}, nil
+}
+
+// fetch returns the committed records from an offset on, waiting for some. next is the offset
+// after all that it has seen, be it records or not; end is where the topic ends.
+//
+// It is not the client's own polling that does this, since that does not say how far it is in
+// a log whose last records compaction, or an abort, has taken away.
+func (r *tableReader) fetch(ctx context.Context, from int64, wait time.Duration) (records []*kgo.Record, next, end int64, err error) {
+	leader, id, err := r.find(ctx)
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	req := kmsg.NewPtrFetchRequest()
+	req.MaxWaitMillis = int32(wait.Milliseconds())
+	req.MinBytes = 1
+	req.MaxBytes = fetchMaxBytes
+	req.IsolationLevel = 1
+	topic := kmsg.NewFetchRequestTopic()
+	topic.Topic, topic.TopicID = r.topic, id
+	partition := kmsg.NewFetchRequestTopicPartition()
+	partition.FetchOffset = from
+	partition.PartitionMaxBytes = fetchMaxBytes
+	topic.Partitions = append(topic.Partitions, partition)
+	req.Topics = append(req.Topics, topic)
+	answer, err := r.client.Broker(int(leader)).RetriableRequest(ctx, req)
+	if err != nil {
+		r.forget()
+		return nil, 0, 0, err
+	}
+	resp := answer.(*kmsg.FetchResponse)
+	if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
+		r.forget()
+		return nil, 0, 0, err
+	}
+	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
+		return nil, from, from, errors.New("the answer is not of the partition that was asked for")
+	}
+	p := &resp.Topics[0].Partitions[0]
+	if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+		r.forget()
+		return nil, 0, 0, err
+	}
+	got, next := kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{
+		KeepControlRecords: true, Offset: from, IsolationLevel: kgo.ReadCommitted(), Topic: r.topic,
+	}, p, kgo.DefaultDecompressor(), nil)
+	if got.Err != nil {
+		return nil, 0, 0, got.Err
+	}
+	return got.Records, max(next, from), p.HighWatermark, nil
+}
+
+// find asks who leads the partition, and for the topic's id, unless that is known.
+func (r *tableReader) find(ctx context.Context) (leader int32, id [16]byte, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.leader >= 0 {
+		return r.leader, r.id, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, metadataTimeout)
+	defer cancel()
+	req := kmsg.NewPtrMetadataRequest()
+	req.AllowAutoTopicCreation = false
+	t := kmsg.NewMetadataRequestTopic()
+	t.Topic = &r.topic
+	req.Topics = append(req.Topics, t)
+	resp, err := req.RequestWith(ctx, r.client)
+	if err != nil {
+		return -1, id, err
+	}
+	for _, t := range resp.Topics {
+		if err := kerr.ErrorForCode(t.ErrorCode); err != nil {
+			return -1, id, err
+		}
+		for _, p := range t.Partitions {
+			if p.Partition == 0 && p.Leader >= 0 {
+				r.leader, r.id = p.Leader, t.TopicID
+				return r.leader, r.id, nil
+			}
+		}
+	}
+	return -1, id, kerr.LeaderNotAvailable
+}
+
+func (r *tableReader) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.leader = -1
+}
+
+// tableWrite is one Update that waits.
+type tableWrite struct {
+	ctx    context.Context
+	key    string
+	change func(old []byte) ([]byte, error)
+	answer chan error // has room for one
+	fence  bool       // nothing is to be written, only an open transaction ended
+
+	tried bool   // a transaction with it may have been committed, or not
+	value []byte // the key's value in that
+}
+
+// Update sets a key's value to what change makes of the one before; nil stands for none, both
+// before and after. change may be called several times, and must only compute. An error of
+// its own is returned as it is, and nothing is written. Conflict means that other processes
+// write all the time, Unavailable that Kafka could not be asked: the change may have been made.
+//
+// Values must differ between any two writers: a write whose outcome is not known counts as
+// done when its value is found.
+func (t *Table) Update(ctx context.Context, key string, change func(old []byte) ([]byte, error)) error {
+	w := &tableWrite{ctx: ctx, key: key, change: change, answer: make(chan error, 1)}
+	select {
+	case t.writes <- w:
+	default:
+		return event.Errorf(event.TooMany, 0, "kafka.Update", "too many changes wait for Kafka; repeat the request later")
+	}
+	select {
+	case err := <-w.answer:
+		return err
+	case <-ctx.Done():
+		return wrap("kafka.Update", ctx.Err())
+	}
+}
+
+// write takes what waits, all of it into one transaction, until ctx ends.
+func (t *Table) write(ctx context.Context) {
+	p := &tableProducer{t: t}
+	defer p.end()
+	for {
+		var batch []*tableWrite
+		select {
+		case <-ctx.Done():
+			for { // those that came last learn it at once
+				select {
+				case w := <-t.writes:
+					w.answer <- wrap("kafka.Update", kgo.ErrClientClosed)
+				default:
+					return
+				}
+			}
+		case w := <-t.writes:
+			batch = append(batch, w)
+		}
+		for len(t.writes) > 0 {
+			batch = append(batch, <-t.writes)
+		}
+		t.writeBatch(ctx, p, batch)
+	}
+}
+
+func (t *Table) writeBatch(ctx context.Context, p *tableProducer, batch []*tableWrite) {
+	for attempt := 1; ; attempt++ {
+		bounded, cancel := context.WithTimeout(ctx, writeTimeout)
+		var err error
+		batch, err = p.try(bounded, batch)
+		cancel()
+		if len(batch) == 0 {
+			return
+		}
+		t.log.Debug("write failed", "attempt", attempt, "writes", len(batch), "error", err)
+		p.end()
+		if attempt == writeAttempts || ctx.Err() != nil {
+			for _, w := range batch {
+				w.answer <- writeError(err)
+			}
+			return
+		}
+		sleep(ctx, rand.N(writeBackoff*time.Duration(attempt))+time.Millisecond)
+	}
+}
+
+// writeError is what a writer gives up with.
+func writeError(err error) error {
+	const op = "kafka.Update"
+	for _, fenced := range []error{kerr.ProducerFenced, kerr.InvalidProducerEpoch, kerr.InvalidTxnState, kerr.InvalidProducerIDMapping, kerr.ConcurrentTransactions, kerr.TransactionAbortable, kerr.OperationNotAttempted} {
+		if errors.Is(err, fenced) {
+			return &event.Error{Kind: event.Conflict, Op: op, Msg: "other replicas change the same all the time; repeat the request", Err: err}
+		}
+	}
+	return wrap(op, err)
+}
+
+// tableProducer holds the transactional id, as far as it knows.
+type tableProducer struct {
+	t      *Table
+	client *kgo.Client // nil: to be made, which fences all others
+	close  func()      // closes the client, once
+}
+
+func (p *tableProducer) end() {
+	if p.client != nil {
+		p.close() // what it has open is aborted by the next who takes the id
+		p.client = nil
+	}
+}
+
+// try answers all of the batch that it can, and returns the rest with the reason.
+func (p *tableProducer) try(ctx context.Context, batch []*tableWrite) ([]*tableWrite, error) {
+	for _, w := range batch {
+		if w.fence {
+			p.end()
+		}
+	}
+	if p.client == nil {
+		client, err := NewClient(p.t.servers,
+			kgo.ClientID("postamt-table"), kgo.TransactionalID(p.t.topic), kgo.TransactionTimeout(tableTxnTimeout),
+			kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0), kgo.ProducerBatchMaxBytes(1_000_000))
+		if err != nil {
+			return batch, err
+		}
+		p.client, p.close = client, sync.OnceFunc(client.Close)
+	}
+	// A record that is on its way is not given up for a context, only with the client.
+	defer context.AfterFunc(ctx, p.close)()
+	// Before anything is read: this may have to take the id anew.
+	if _, _, err := p.client.ProducerID(ctx); err != nil {
+		return batch, err
+	}
+	if err := p.t.readToEnd(ctx, false); err != nil {
+		return batch, err
+	}
+	values := make(map[string][]byte) // by key, of what is to be written
+	var written []*tableWrite
+	for _, w := range batch {
+		if w.fence {
+			w.answer <- nil
+			continue
+		}
+		old, staged := values[w.key]
+		if !staged {
+			old, _ = p.t.Get(w.key)
+		}
+		if w.tried && !staged && same(old, w.value) {
+			w.answer <- nil
+			continue
+		}
+		if err := w.ctx.Err(); err != nil {
+			w.answer <- wrap("kafka.Update", err)
+			continue
+		}
+		switch value, err := w.change(old); {
+		case err != nil:
+			w.answer <- err
+		case same(value, old):
+			w.answer <- nil
+		default:
+			values[w.key] = value
+			written = append(written, w)
+		}
+	}
+	if len(written) == 0 {
+		return nil, nil
+	}
+	for _, w := range written {
+		w.tried, w.value = true, values[w.key]
+	}
+	records, err := p.transact(ctx, values)
+	if err != nil {
+		return written, err
+	}
+	// What we have written is known before Kafka has marked it as committed.
+	p.t.applying.Lock()
+	for _, r := range records {
+		p.t.own(r)
+	}
+	p.t.applying.Unlock()
+	for _, w := range written {
+		w.answer <- nil
+	}
+	return nil, nil
+}
+
+func same(a, b []byte) bool { return (a == nil) == (b == nil) && bytes.Equal(a, b) }
+
+// transact writes all values, or none.
+func (p *tableProducer) transact(ctx context.Context, values map[string][]byte) ([]*kgo.Record, error) {
+	if err := p.client.BeginTransaction(); err != nil {
+		return nil, err
+	}
+	records := make([]*kgo.Record, 0, len(values))
+	for key, value := range values {
+		records = append(records, &kgo.Record{Topic: p.t.topic, Key: []byte(key), Value: value})
+	}
+	if err := p.client.ProduceSync(ctx, records...).FirstErr(); err != nil {
+		return nil, err
+	}
+	return records, p.client.EndTransaction(ctx, kgo.TryCommit)
+}
+
+// own applies a record of ours, which is after all that has been read, without moving on: what
+// is before it, though not ours to be seen yet, is still to be read.
+func (t *Table) own(r *kgo.Record) {
+	key := string(r.Key)
+	t.mu.Lock()
+	if r.Offset < t.next {
+		t.mu.Unlock()
+		return // read meanwhile
+	}
+	t.rows[key] = tableRow{r.Value, r.Offset}
+	t.mu.Unlock()
+	t.changed(key, r.Value)
+}

@@ -11,6 +11,7 @@ import (
 	"net/http/pprof"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -86,11 +87,19 @@ func Run(ctx context.Context, role Role, cfg config.Config, log *slog.Logger, re
 		checks = append(checks, health.Check{Name: "producer", Run: producer.Check, Blocks: true})
 	}
 	if role.is(Consumer) {
-		parts.Sessions = session.NewManager(sessionKafka{cluster, cfg.Kafka.BootstrapServers}, cfg.Limits.Sessions, cfg.Session.IdleTimeout)
+		parts.Sessions = session.NewManager(sessionKafka{cluster, cfg.Kafka.BootstrapServers}, session.Options{
+			Boot: uuid.NewString(), MaxSessions: cfg.Limits.Sessions, IdleTimeout: cfg.Session.IdleTimeout, Log: log,
+		})
+		table, err := kafka.OpenTable(cfg.Kafka.BootstrapServers, sessionsTopic, parts.Sessions.Changed, log)
+		if err != nil {
+			return err
+		}
+		defer table.Close()
+		parts.Sessions.UseTable(table)
 		parts.Streams = &stream.Opener{Kafka: cluster, Source: func(topic string, from map[int32]int64) (stream.Source, error) {
 			return kafka.OpenPartitions(cfg.Kafka.BootstrapServers, topic, from)
 		}}
-		workers = append(workers, parts.Sessions.Run)
+		workers = append(workers, func(ctx context.Context) error { return runSessions(ctx, parts.Sessions, table) })
 	}
 	if role.is(Monitor) {
 		collector := lag.New(kafka.NewAdmin(client), lag.Options{Interval: cfg.MonitorInterval, Log: log})
@@ -102,6 +111,22 @@ func Run(ctx context.Context, role Role, cfg config.Config, log *slog.Logger, re
 	workers = append(workers, parts.Health.Run)
 	stopBy, err = serve(ctx, cfg, parts, workers, log, reg, ready)
 	return err
+}
+
+// sessionsTopic keeps what is to be known of pull sessions on every replica.
+const sessionsTopic = "_postamt.sessions"
+
+// runSessions runs the table until the sessions have been released.
+func runSessions(ctx context.Context, sessions *session.Manager, table *kafka.Table) error {
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	var both errgroup.Group
+	both.Go(func() error { return table.Run(life) })
+	both.Go(func() error {
+		defer end()
+		return sessions.Run(ctx)
+	})
+	return both.Wait()
 }
 
 // sessionKafka opens consumers for sessions, and answers what they ask of topics.
@@ -149,6 +174,19 @@ func serve(ctx context.Context, cfg config.Config, parts httpapi.Parts, workers 
 	if err != nil {
 		return stopBy, errors.Join(fmt.Errorf("METRICS_ADDRESS: %w", err), api.Close())
 	}
+	if parts.Sessions != nil {
+		switch at := api.Addr().(*net.TCPAddr); {
+		case cfg.Session.Address != "auto":
+			parts.Sessions.SetAddress(cfg.Session.Address)
+		case !at.IP.IsUnspecified():
+			parts.Sessions.SetAddress(at.String())
+		default:
+			workers = append(workers, func(ctx context.Context) error {
+				findAddress(ctx, cfg.Kafka.BootstrapServers, at.Port, parts.Sessions.SetAddress, log)
+				return nil
+			})
+		}
+	}
 	handler := httpapi.New(stopping, parts, httpapi.Options{
 		Limits: cfg.Limits, RequestTimeout: cfg.RequestTimeout, ReadTimeout: cfg.ReadTimeout, ShutdownTimeout: cfg.Shutdown.Timeout,
 		Session: cfg.Session, StreamHeartbeat: cfg.StreamHeartbeat, TrustedProxies: cfg.TrustedProxies, OpenAPI: cfg.OpenAPI,
@@ -178,6 +216,30 @@ func serve(ctx context.Context, cfg config.Config, parts httpapi.Parts, workers 
 	}
 	err = group.Wait()
 	return stopBy, err
+}
+
+// findAddress says where other replicas reach the HTTP API that listens everywhere on a port: at
+// the address that this machine has towards Kafka, so that no name has to be known. While the
+// name of Kafka is not known either, it tries again.
+func findAddress(ctx context.Context, servers []string, port int, set func(string), log *slog.Logger) {
+	for ctx.Err() == nil {
+		for _, server := range servers {
+			conn, err := (&net.Dialer{}).DialContext(ctx, "udp", server) // sends nothing
+			if err != nil {
+				log.Debug("the way to Kafka is not known", "server", server, "error", err)
+				continue
+			}
+			address := (&net.TCPAddr{IP: conn.LocalAddr().(*net.UDPAddr).IP, Port: port}).String()
+			_ = conn.Close()
+			log.Info("other replicas reach this one", "address", address)
+			set(address)
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
 }
 
 func server(handler http.Handler, cfg config.Config, log *slog.Logger) *http.Server {

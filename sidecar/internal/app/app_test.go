@@ -95,7 +95,7 @@ func startRole(t *testing.T, role app.Role, cluster *kfake.Cluster, environ map[
 
 func clusterFor(t *testing.T) *kfake.Cluster {
 	t.Helper()
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "a"))
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "a", "_postamt.sessions"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,7 +182,11 @@ func TestShutdownGoesInOrder(t *testing.T) {
 		return c
 	}
 	release, reached := make(chan struct{}), make(chan struct{})
-	cluster.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+	cluster.ControlKey(int16(kmsg.Produce), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		if req.(*kmsg.ProduceRequest).TransactionID != nil { // of sessions, that are released
+			return nil, nil, false
+		}
 		close(reached)
 		cluster.SleepControl(func() { <-release })
 		return nil, nil, false
@@ -266,7 +270,11 @@ func TestRequestsThatDoNotEndAreCutOff(t *testing.T) {
 	cluster := clusterFor(t)
 	p := startRole(t, app.Producer, cluster, map[string]string{"SHUTDOWN_TIMEOUT": "300ms"})
 	reached, release := make(chan struct{}), make(chan struct{})
-	cluster.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+	cluster.ControlKey(int16(kmsg.Produce), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		if req.(*kmsg.ProduceRequest).TransactionID != nil { // of sessions, that are released
+			return nil, nil, false
+		}
 		close(reached)
 		cluster.SleepControl(func() { <-release })
 		return nil, nil, false
@@ -350,8 +358,7 @@ func TestDevKeepsRecordsOverARestart(t *testing.T) {
 	if text := again.want("GET", "/topics/my-topic/partitions/1/offsets", "", 200); text != `{"beginning_offset":0,"end_offset":3}` {
 		t.Errorf("after the restart: %s", text)
 	}
-	again.want("POST", "/consumers/g", `{"name":"c","format":"json","auto.offset.reset":"earliest"}`, 200)
-	again.want("POST", base+"/subscription", `{"topics":["my-topic"]}`, 204)
+	again.want("GET", base+"/subscription", "", 200) // the session is still there
 	var text string
 	eventually(t, "the rest is read", func() bool { text = again.want("GET", base+"/records", "", 200); return text != "[]" })
 	if !strings.HasPrefix(text, `[{"topic":"my-topic","key":null,"value":1,"partition":1,"offset":1,`) {

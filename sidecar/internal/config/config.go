@@ -68,6 +68,7 @@ type Limits struct {
 // Session configures pull sessions.
 type Session struct {
 	IdleTimeout time.Duration `env:"IDLE_TIMEOUT" envDefault:"5m" help:"a pull session that nobody has asked for so long is removed"`
+	Address     string        `env:"ADDRESS" envDefault:"auto" help:"host:port at which other replicas reach the HTTP API of this one; auto: this machine's address towards Kafka"`
 	MaxWait     time.Duration `env:"MAX_WAIT" envDefault:"30s" help:"longest wait of one read for records"`
 	MaxBytes    int64         `env:"MAX_BYTES" envDefault:"67108864" help:"keys, values and headers in the answer of one read"`
 }
@@ -127,6 +128,10 @@ func (c *Config) check() error {
 	for name, address := range map[string]string{"HTTP_ADDRESS": c.HTTPAddress, "METRICS_ADDRESS": c.MetricsAddress} {
 		_, _, err := net.SplitHostPort(address)
 		require(err == nil, "%s is %q; it must be host:port or :port", name, address)
+	}
+	if c.Session.Address != "auto" {
+		host, port, err := net.SplitHostPort(c.Session.Address)
+		require(err == nil && host != "" && port != "", "SESSION_ADDRESS is %q; it must be host:port, or auto", c.Session.Address)
 	}
 	require(len(c.Kafka.BootstrapServers) > 0, "KAFKA_BOOTSTRAP_SERVERS is empty; it must be host:port, with commas between several")
 	for i, server := range c.Kafka.BootstrapServers {

@@ -18,6 +18,7 @@ const (
 	TooMany       Kind = "too_many"       // over a limit of ours; repeat later
 	Unavailable   Kind = "unavailable"    // Kafka is out of reach or its queue full; repeat later
 	Timeout       Kind = "timeout"        // the client was too slow with its request
+	Misdirected   Kind = "misdirected"    // another replica has it; only replicas ask each other so
 	Internal      Kind = "internal"       // anything else: a bug until shown otherwise
 	Gone          Kind = "client_gone"    // the client went away; nobody reads the answer
 )

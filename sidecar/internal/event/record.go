@@ -3,6 +3,7 @@
 package event
 
 import (
+	"cmp"
 	"strings"
 	"time"
 )
@@ -57,6 +58,11 @@ type TopicPartition struct {
 	Partition int32
 }
 
+// Compare orders partitions by topic, then by number.
+func (tp TopicPartition) Compare(other TopicPartition) int {
+	return cmp.Or(cmp.Compare(tp.Topic, other.Topic), cmp.Compare(tp.Partition, other.Partition))
+}
+
 // Topic is what metadata says of a topic.
 type Topic struct {
 	Name       string
@@ -91,10 +97,10 @@ type Bounds struct{ Beginning, End int64 }
 
 // Seek is a place that a session has chosen for a partition.
 type Seek struct {
-	Offset int64 `json:"offset"` // of the next record to read
+	Offset int64 // of the next record to read
 	// Since is what the group had committed then, or NoCommit: once it has committed something
 	// else, that is the newer word.
-	Since int64 `json:"since"`
+	Since int64
 }
 
 // NoCommit is the offset of a partition that a group has never committed.

@@ -55,7 +55,7 @@ func (s *Server) createSession(w http.ResponseWriter, r *http.Request) error {
 	if c.Wait == 0 {
 		c.Wait = defaultWait
 	}
-	_, err = s.Sessions.Create(session.Settings{
+	_, err = s.Sessions.Create(r.Context(), session.Settings{
 		Group: group, Name: c.Name, Format: c.Format, FromEarliest: c.FromEarliest, AutoCommit: c.AutoCommit,
 		ReadCommitted: c.ReadCommitted, MinBytes: c.MinBytes, Wait: min(c.Wait, s.opts.Session.MaxWait),
 	})
@@ -71,8 +71,8 @@ func (s *Server) createSession(w http.ResponseWriter, r *http.Request) error {
 }
 
 // deleteSession serves DELETE …/instances/{instance}: 204, or 404/40403.
-func (s *Server) deleteSession(w http.ResponseWriter, r *http.Request) error {
-	if err := s.Sessions.Delete(r.PathValue("group"), r.PathValue("instance")); err != nil {
+func (s *Server) deleteSession(w http.ResponseWriter, r *http.Request, in *session.Session) error {
+	if err := s.Sessions.Delete(r.Context(), in.Group, in.Name); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -112,8 +112,10 @@ func (s *Server) getSubscription(w http.ResponseWriter, r *http.Request, in *ses
 }
 
 // unsubscribe serves DELETE …/subscription: 204.
-func (s *Server) unsubscribe(w http.ResponseWriter, _ *http.Request, in *session.Session) error {
-	in.Unsubscribe()
+func (s *Server) unsubscribe(w http.ResponseWriter, r *http.Request, in *session.Session) error {
+	if err := in.Unsubscribe(r.Context()); err != nil {
+		return err
+	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
@@ -145,9 +147,7 @@ func (s *Server) assign(w http.ResponseWriter, r *http.Request, in *session.Sess
 			return err
 		}
 	}
-	slices.SortFunc(tps, func(a, b event.TopicPartition) int {
-		return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition))
-	})
+	slices.SortFunc(tps, event.TopicPartition.Compare)
 	if err := in.Assign(r.Context(), slices.Compact(tps)); err != nil {
 		return err
 	}
@@ -232,6 +232,8 @@ func (s *Server) readSession(w http.ResponseWriter, r *http.Request, in *session
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	defer context.AfterFunc(s.stopping, cancel)()
+	arrival := s.arrivalOf(w, r, cancel)
+	defer arrival.end()
 	batch, err := in.Read(ctx, time.Duration(wait)*time.Millisecond, maxBytes)
 	if err != nil && s.stopping.Err() != nil && r.Context().Err() == nil {
 		return event.Errorf(event.Unavailable, codeUnavailable, "read", "this replica is about to stop; repeat the request")
@@ -239,15 +241,14 @@ func (s *Server) readSession(w http.ResponseWriter, r *http.Request, in *session
 	if err != nil {
 		return err
 	}
-	gone := r.Context().Err()
+	gone := cmp.Or(r.Context().Err(), arrival.lost())
 	if gone == nil {
-		gone = s.writeRecords(w, batch.Records, in.Format)
+		gone = s.writeToArrive(w, batch, in.Format, arrival)
 	}
 	if gone != nil { // nobody was given these: the next read gives them again
 		batch.Failed()
 		return event.Errorf(event.Gone, 0, "read", "the client went away")
 	}
-	batch.Delivered()
 	s.metrics.handedOutAll(s.metrics.read, batch.Records, time.Now())
 	return nil
 }
@@ -349,18 +350,6 @@ func (s *Server) askedPartitions(r *http.Request) ([]event.TopicPartition, error
 		out[i] = event.TopicPartition{Topic: topics[i], Partition: int32(n)}
 	}
 	return out, nil
-}
-
-// withSession finds the session of the path for a handler, and keeps it from expiring.
-func (s *Server) withSession(h func(http.ResponseWriter, *http.Request, *session.Session) error) handler {
-	return func(w http.ResponseWriter, r *http.Request) error {
-		in, done, err := s.Sessions.Use(r.PathValue("group"), r.PathValue("instance"))
-		if err != nil {
-			return err
-		}
-		defer done()
-		return h(w, r, in)
-	}
 }
 
 // settings reads the body of a request to /consumers, in any of the dialect's types.

@@ -24,7 +24,8 @@ var statusOf = map[event.Kind]int{
 	event.Conflict: http.StatusConflict, event.TooLarge: http.StatusRequestEntityTooLarge,
 	event.TooMany: http.StatusTooManyRequests, event.Unavailable: http.StatusServiceUnavailable,
 	event.Timeout: http.StatusRequestTimeout, event.Internal: http.StatusInternalServerError,
-	event.Gone: 499, // nobody reads it; what proxies write into their logs
+	event.Misdirected: http.StatusMisdirectedRequest,
+	event.Gone:        499, // nobody reads it; what proxies write into their logs
 }
 
 type errorBody struct {

@@ -33,6 +33,9 @@ type metrics struct {
 	filtered *prometheus.CounterVec
 	read     *prometheus.CounterVec
 	age      prometheus.Histogram
+
+	forwarded *prometheus.CounterVec
+	takenOver *prometheus.CounterVec
 }
 
 // newMetrics registers what every role has, and what a consumer has when there are sessions.
@@ -68,6 +71,18 @@ func newMetrics(reg prometheus.Registerer, sessions *session.Manager) *metrics {
 			Help:    "Age of records when a client was given them: the time since their timestamp.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600, 6 * 3600, 24 * 3600, 7 * 24 * 3600},
 		}),
+	}
+	m.forwarded = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "postamt_session_requests_forwarded_total", Help: "Requests for sessions of other replicas, by what came of it: served, moved (it was elsewhere) or unreachable.",
+	}, []string{"result"})
+	m.takenOver = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "postamt_sessions_taken_over_total", Help: "Sessions that this replica has tried to take over, by what came of it: taken, lost (another replica was faster) or failed.",
+	}, []string{"result"})
+	for _, result := range []string{"served", "moved", "unreachable"} {
+		m.forwarded.WithLabelValues(result)
+	}
+	for _, result := range []string{"taken", "lost", "failed"} {
+		m.takenOver.WithLabelValues(result)
 	}
 	for kind := range statusOf { // from 0 on, so that the first error is an increase
 		m.errors.WithLabelValues(string(kind))
@@ -145,7 +160,11 @@ func (s *Server) observe(mux *http.ServeMux) http.Handler {
 				r.URL.Path = "/"
 			}
 		}
-		if r.ContentLength != 0 {
+		if r.Method == http.MethodPost && r.Header.Get(forwardMethodHeader) == http.MethodGet && r.Header.Get(forwardHeader) != "" {
+			// What a replica forwards is a POST, since its body says when the answer has arrived.
+			r.Method = http.MethodGet
+			_ = http.NewResponseController(w).EnableFullDuplex()
+		} else if r.ContentLength != 0 {
 			// Not the server's ReadTimeout: that would end streams and waiting reads too.
 			_ = http.NewResponseController(w).SetReadDeadline(start.Add(s.opts.ReadTimeout))
 		}

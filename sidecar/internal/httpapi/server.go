@@ -77,13 +77,14 @@ type Server struct {
 	inFlight *semaphore.Weighted // bytes of produce requests
 	streams  *semaphore.Weighted
 	stopping context.Context // ends when long answers should
+	replicas *http.Client    // to the other replicas
 }
 
 // New makes the handler of what parts holds. When stopping ends, waiting reads and streams
 // end too, so that a shutdown need not wait for them.
 func New(stopping context.Context, parts Parts, opts Options, log *slog.Logger, reg prometheus.Registerer) http.Handler {
 	s := &Server{
-		Parts: parts, opts: opts, log: log, metrics: newMetrics(reg, parts.Sessions), stopping: stopping,
+		Parts: parts, opts: opts, log: log, metrics: newMetrics(reg, parts.Sessions), stopping: stopping, replicas: replicaClient(),
 		inFlight: semaphore.NewWeighted(opts.Limits.InFlightBytes),
 		streams:  semaphore.NewWeighted(int64(opts.Limits.Streams)),
 	}
@@ -126,7 +127,7 @@ func (s *Server) routes() []route {
 		{"GET", "/topics/{topic}/partitions/{partition}/records", "consumer", s.readPartition},
 
 		{"POST", "/consumers/{group}", "consumer", s.createSession},
-		{"DELETE", "/consumers/{group}/instances/{instance}", "consumer", s.deleteSession},
+		{"DELETE", "/consumers/{group}/instances/{instance}", "consumer", s.withSession(s.deleteSession)},
 		{"POST", "/consumers/{group}/instances/{instance}/subscription", "consumer", s.withSession(s.subscribe)},
 		{"GET", "/consumers/{group}/instances/{instance}/subscription", "consumer", s.withSession(s.getSubscription)},
 		{"DELETE", "/consumers/{group}/instances/{instance}/subscription", "consumer", s.withSession(s.unsubscribe)},

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -30,14 +31,19 @@ const (
 	metadataMaxAge = 30 * time.Second
 	// A commit waits at most this long for Kafka.
 	commitTimeout = 10 * time.Second
+	// A member that is not heard of for so long has its partitions given to others. Until then
+	// another replica gets them at once.
+	memberTimeout = 15 * time.Second
 	// A member that leaves tells Kafka so within this time.
 	leaveTimeout = 5 * time.Second
 )
 
 // GroupOptions say what a session reads. One of Topics, Pattern and Partitions is set.
 type GroupOptions struct {
-	Group  string
-	Member string   // the client id that tools show
+	Group string
+	// Member is what Kafka knows the member by, whichever process it lives in (its
+	// group.instance.id): the one that joins last is the member, and fences the one before.
+	Member string
 	Topics []string // by name
 	// Pattern is a regular expression of whole names.
 	Pattern string
@@ -51,6 +57,8 @@ type GroupOptions struct {
 	// Assigned and Lost are told of partitions as they come and go; Assigned, too, of a join
 	// that brings none. Neither is called while Poll's take runs.
 	Assigned, Lost func([]event.TopicPartition)
+	// Fenced is told that another process is the member now; this one does not come back.
+	Fenced func()
 }
 
 // Group reads for a consumer group, as one of its members or, of given partitions, without
@@ -59,6 +67,9 @@ type Group struct {
 	opts   GroupOptions
 	client *kgo.Client
 	admin  *kadm.Client
+	end    context.CancelFunc // ends all that the client does
+	fence  func()             // what is to be done when another process is the member
+	fenced atomic.Bool
 
 	mu       sync.Mutex
 	assigned map[event.TopicPartition]bool
@@ -73,12 +84,23 @@ func OpenGroup(ctx context.Context, servers []string, opts GroupOptions) (*Group
 	if g.seeks == nil {
 		g.seeks = make(map[event.TopicPartition]event.Seek)
 	}
+	var life context.Context
+	life, g.end = context.WithCancel(context.Background())
+	g.fence = sync.OnceFunc(func() {
+		g.fenced.Store(true)
+		g.end() // or it would join again, and fence the other
+		if opts.Fenced != nil {
+			opts.Fenced()
+		}
+	})
 	isolation := kgo.ReadUncommitted()
 	if opts.ReadCommitted {
 		isolation = kgo.ReadCommitted()
 	}
 	options := []kgo.Opt{
 		kgo.ClientID("postamt-" + opts.Member),
+		kgo.WithContext(life),
+		kgo.WithHooks(g),
 		// What retention took is gone: go on with what there is, whatever a reader without a
 		// commit would begin with.
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
@@ -101,8 +123,12 @@ func OpenGroup(ctx context.Context, servers []string, opts GroupOptions) (*Group
 		options = append(options, kgo.ConsumeTopics(opts.Topics...))
 	}
 	if len(opts.Partitions) == 0 {
+		if opts.Member != "" {
+			options = append(options, kgo.InstanceID(opts.Member))
+		}
 		options = append(options,
 			kgo.ConsumerGroup(opts.Group),
+			kgo.SessionTimeout(memberTimeout),
 			kgo.Balancers(kgo.CooperativeStickyBalancer()),
 			kgo.DisableAutoCommit(),
 			kgo.BlockRebalanceOnPoll(),
@@ -119,6 +145,13 @@ func OpenGroup(ctx context.Context, servers []string, opts GroupOptions) (*Group
 	}
 	g.client, g.admin = client, kadm.NewClient(client)
 	return g, nil
+}
+
+// OnGroupManageError is what the client calls before it begins to join again.
+func (g *Group) OnGroupManageError(err error) {
+	if errors.Is(err, kerr.FencedInstanceID) {
+		g.fence()
+	}
 }
 
 // assign places the partitions that were given.
@@ -305,15 +338,7 @@ func (g *Group) has(tp event.TopicPartition) bool {
 func (g *Group) Assigned() []event.TopicPartition {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return slices.SortedFunc(maps.Keys(g.assigned), func(a, b event.TopicPartition) int {
-		if a.Topic != b.Topic {
-			if a.Topic < b.Topic {
-				return -1
-			}
-			return 1
-		}
-		return int(a.Partition - b.Partition)
-	})
+	return slices.SortedFunc(maps.Keys(g.assigned), event.TopicPartition.Compare)
 }
 
 // Poll waits for records until ctx ends and hands up to maxRecords of them to take, while no
@@ -373,6 +398,7 @@ func (g *Group) Commit(ctx context.Context, offsets map[event.TopicPartition]eve
 		commit = g.commitAlone
 	}
 	if err := commit(ctx, offsets); err != nil {
+		g.OnGroupManageError(err)
 		return wrap(op, err)
 	}
 	g.mu.Lock()
@@ -512,14 +538,48 @@ func (c *Cluster) Ends(ctx context.Context, topics []string, pattern string, rea
 	return out, nil
 }
 
-// Close leaves the group, so that its other members take over at once; where Kafka cannot be
-// told, they do after the session timeout.
-func (g *Group) Close() {
+// Close ends the reading. With leave it leaves the group, too, so that the other members take
+// over at once: where Kafka cannot be told, they do after the member's timeout. Without, the
+// partitions wait that long for another process to be the member.
+func (g *Group) Close(leave bool) {
+	defer g.end()
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
 	g.client.AllowRebalance()
-	_ = g.client.LeaveGroupContext(ctx)
+	id, _ := g.client.GroupMetadata()
+	_ = g.client.LeaveGroupContext(ctx) // a member with a name does not leave by this, but ends
+	if leave && !g.fenced.Load() && g.opts.Member != "" && len(g.opts.Partitions) == 0 {
+		_ = leaveGroup(ctx, g.client, g.opts.Group, g.opts.Member, id)
+	}
 	g.client.CloseAllowingRebalance()
+}
+
+// Leave ends the membership of a session that no process has at present.
+func (c *Cluster) Leave(ctx context.Context, group, member string) error {
+	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
+	defer cancel()
+	return wrap("kafka.Leave", leaveGroup(ctx, c.client, group, member, ""))
+}
+
+// leaveGroup takes a member out of its group. With the id that Kafka has given it, it spares a
+// process that is the member since.
+func leaveGroup(ctx context.Context, client *kgo.Client, group, member, id string) error {
+	req := kmsg.NewPtrLeaveGroupRequest()
+	req.Group = group
+	m := kmsg.NewLeaveGroupRequestMember()
+	m.MemberID, m.InstanceID = id, &member
+	req.Members = append(req.Members, m)
+	resp, err := req.RequestWith(ctx, client)
+	if err == nil {
+		err = kerr.ErrorForCode(resp.ErrorCode)
+	}
+	if err == nil && len(resp.Members) > 0 {
+		err = kerr.ErrorForCode(resp.Members[0].ErrorCode)
+	}
+	if errors.Is(err, kerr.UnknownMemberID) || errors.Is(err, kerr.GroupIDNotFound) {
+		return nil
+	}
+	return err
 }
 
 func recordOf(r *kgo.Record) event.Record {

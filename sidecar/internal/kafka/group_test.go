@@ -62,7 +62,7 @@ func groupFor(t *testing.T, cluster *kfake.Cluster, opts kafka.GroupOptions) (*k
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(g.Close)
+	t.Cleanup(func() { g.Close(true) })
 	return g, o
 }
 
@@ -123,7 +123,7 @@ func TestGroupCommitsOnlyWhatItIsTold(t *testing.T) {
 			t.Errorf("a poll gives %s; want %s", got, want)
 		}
 	}
-	g.Close()
+	g.Close(true)
 	if got := committed(); len(got) != 0 {
 		t.Fatalf("read and closed, nothing was committed by hand: %v", got)
 	}
@@ -139,7 +139,7 @@ func TestGroupCommitsOnlyWhatItIsTold(t *testing.T) {
 	if got := committed(); !maps.Equal(got, want) {
 		t.Errorf("committed is %v; want %v", got, want)
 	}
-	g.Close()
+	g.Close(true)
 	if got := committed(); !maps.Equal(got, want) {
 		t.Errorf("closing changed what was committed to %v", got)
 	}
@@ -219,7 +219,7 @@ func readers(t *testing.T, cluster *kfake.Cluster, each func(t *testing.T, open 
 				if err != nil {
 					t.Fatal(err)
 				}
-				t.Cleanup(g.Close)
+				t.Cleanup(func() { g.Close(true) })
 				return g
 			})
 		})
@@ -244,7 +244,7 @@ func TestGroupSeeks(t *testing.T) {
 			}
 		}
 		// It begins there again, until the group commits; what is committed is the newer word.
-		g.Close()
+		g.Close(true)
 		seeks := map[event.TopicPartition]event.Seek{tp("a", 0): {Offset: 4, Since: event.NoCommit}}
 		g = open(kafka.GroupOptions{Seeks: seeks})
 		if got := valuesOf(poll(t, g, 1)); got != "[4]" {
@@ -253,7 +253,7 @@ func TestGroupSeeks(t *testing.T) {
 		if err := g.Commit(t.Context(), map[event.TopicPartition]event.Commit{tp("a", 0): {Offset: 2, Metadata: "m"}}); err != nil {
 			t.Fatal(err)
 		}
-		g.Close()
+		g.Close(true)
 		if got := valuesOf(poll(t, open(kafka.GroupOptions{Seeks: seeks}), 1)); got != "[2]" {
 			t.Errorf("after a commit it begins with %s; the seek is older", got)
 		}
@@ -347,7 +347,7 @@ func TestGroupSharesItsPartitionsAndForgetsWhatItLoses(t *testing.T) {
 	// One that leaves gives its partitions over at once, long before the session timeout.
 	stopSecond()
 	start := time.Now()
-	second.Close()
+	second.Close(true)
 	eventually(t, "the first has both again", func() bool { return firstHas.list() == "[a0 a1]" })
 	if took := time.Since(start); took > 10*time.Second {
 		t.Errorf("to take over from a member that left took %v", took)
@@ -367,7 +367,7 @@ func TestGroupOfAPatternLeavesOurOwnTopicsOut(t *testing.T) {
 	if got != "[test.a test.b]" && got != "[test.b test.a]" || o.list() != "[test.a0 test.b0]" {
 		t.Errorf("the pattern gives %s of %s", got, o.list())
 	}
-	g.Close()
+	g.Close(true)
 	// As in Kafka's own clients it is the whole name that must match.
 	g, o = groupFor(t, cluster, kafka.GroupOptions{Pattern: `prod\.a|est\..|test`})
 	if got := valuesOf(poll(t, g, 1)); got != "[prod.a]" || o.list() != "[prod.a0]" {
@@ -414,7 +414,7 @@ func TestGroupPollWithoutRecords(t *testing.T) {
 	if err := g.Buffered(1, none); err != nil {
 		t.Errorf("nothing is buffered: %v; want nil", err)
 	}
-	g.Close()
+	g.Close(true)
 	if err := g.Poll(t.Context(), 1, none); kindOf(err) != event.Unavailable {
 		t.Errorf("after Close: %v; want unavailable", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -29,7 +30,7 @@ const (
 	// Before the next attempt a writer waits a random part of this.
 	writeBackoff = 100 * time.Millisecond
 	// As many writes as this wait at most, and go into one transaction.
-	maxWaitingWrites = 1000
+	maxWaitingWrites = 10_000
 	// Kafka aborts the transaction of a writer that died after this time, if no other writer
 	// has done so before.
 	tableTxnTimeout = 10 * time.Second
@@ -61,6 +62,8 @@ type Table struct {
 	mu   sync.RWMutex
 	rows map[string]tableRow
 	next int64 // offset after the last record that was applied
+
+	following atomic.Int64 // when the follower last had an answer, in Unix nanoseconds
 
 	flights       sync.Mutex
 	flying, ahead *catchUp
@@ -114,6 +117,11 @@ func (t *Table) Each(f func(key string, value []byte)) {
 	}
 }
 
+// Following tells whether changes come in: the last look at the topic was a moment ago.
+func (t *Table) Following() bool {
+	return time.Since(time.Unix(0, t.following.Load())) < 3*followWait
+}
+
 // Run follows the topic and writes what Update is given, until ctx ends; then it returns nil.
 func (t *Table) Run(ctx context.Context) error {
 	follower, err := newTableReader(t.servers, t.topic)
@@ -131,7 +139,9 @@ func (t *Table) Run(ctx context.Context) error {
 			}
 			sleep(ctx, followPause)
 		}
-		failed = err != nil
+		if failed = err != nil; !failed {
+			t.following.Store(time.Now().UnixNano())
+		}
 	}
 	done.Wait()
 	return nil
@@ -251,7 +261,7 @@ func (t *Table) fly() {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), catchUpTimeout)
 		if err := t.readToEnd(ctx, true); err != nil {
-			now.err = &event.Error{Kind: event.Unavailable, Code: codeUnavailable, Op: "kafka.CatchUp", Msg: msgAway, Err: err}
+			now.err = tableError("kafka.CatchUp", err)
 		}
 		cancel()
 		close(now.done)
@@ -485,7 +495,19 @@ func writeError(err error) error {
 			return &event.Error{Kind: event.Conflict, Op: op, Msg: "other replicas change the same all the time; repeat the request", Err: err}
 		}
 	}
-	return wrap(op, err)
+	return tableError(op, err)
+}
+
+// tableError is of a table that cannot be read or written. Its topic is not a client's.
+func tableError(op string, err error) error {
+	if errors.Is(err, kerr.UnknownTopicOrPartition) {
+		return &event.Error{Kind: event.Unavailable, Code: codeUnavailable, Op: op, Msg: "the topic of Postamt's own that this needs has not been made yet (postamt bootstrap makes it); repeat the request later", Err: err}
+	}
+	var ke *kerr.Error
+	if errors.As(err, &ke) {
+		return wrap(op, err)
+	}
+	return &event.Error{Kind: event.Unavailable, Code: codeUnavailable, Op: op, Msg: msgAway, Err: err}
 }
 
 // tableProducer holds the transactional id, as far as it knows.

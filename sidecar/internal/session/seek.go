@@ -56,11 +56,23 @@ func (s *Session) Seek(ctx context.Context, positions []Position) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
+	// The table first: who takes the session over from now on begins there, too.
+	s.subscribing.Lock()
+	defer s.subscribing.Unlock()
+	all := maps.Clone(s.subscription().Seeks)
+	if all == nil {
+		all = make(map[event.TopicPartition]event.Seek)
+	}
+	maps.Copy(all, seeks)
+	if err := s.storeSeeks(ctx, all); err != nil {
+		return err
+	}
 	if err := consumer.Seek(ctx, seeks); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.moved = false // what was read before is not to be committed any more
 	sought := func(tp event.TopicPartition) bool {
 		_, ok := seeks[tp]
 		return ok && s.assigned[tp] == epochs[tp]

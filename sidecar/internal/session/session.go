@@ -5,6 +5,7 @@ package session
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"sync"
@@ -25,7 +26,8 @@ type Consumer interface {
 	Seek(ctx context.Context, to map[event.TopicPartition]event.Seek) error
 	Commit(ctx context.Context, offsets map[event.TopicPartition]event.Commit) error
 	Assigned() []event.TopicPartition
-	Close()
+	// Close ends it. With leave, the group's other members get the partitions at once.
+	Close(leave bool)
 }
 
 // Join is what a session asks of Kafka: to be a member of a group for topics or a pattern, or
@@ -39,6 +41,7 @@ type Join struct {
 	Seeks          map[event.TopicPartition]event.Seek
 	Starts         map[event.TopicPartition]int64 // of partitions without a commit; others begin at their beginning
 	Assigned, Lost func([]event.TopicPartition)
+	Fenced         func() // another process is this member now
 }
 
 // Kafka is what sessions need of it.
@@ -51,7 +54,12 @@ type Kafka interface {
 	// OffsetsAt tells the first offset of each partition at or after a time, or its end.
 	OffsetsAt(ctx context.Context, topic string, t time.Time) (map[int32]int64, error)
 	Committed(ctx context.Context, group string) (map[event.TopicPartition]event.Commit, error)
+	// Leave ends the membership of a session that no replica has opened.
+	Leave(ctx context.Context, group, member string) error
 }
+
+// ErrMoved is what a Session says that another replica has by now: ask the Manager again.
+var ErrMoved error = event.Errorf(event.Unavailable, 0, "session", "the session is moving to another replica; repeat the request")
 
 // pollRecords is how many records one poll takes out of the client's buffer: nearly always all
 // that a fetch brought, as the client fetches again when the buffer is empty.
@@ -77,14 +85,18 @@ type Session struct {
 	subscribing sync.Mutex // held to replace the consumer
 
 	mu       sync.Mutex
-	consumer Consumer // nil while nothing is subscribed
-	member   int      // counts consumers: what an earlier one still has to say is not heard
-	topics   []string
-	pattern  string
-	manual   []event.TopicPartition // assigned by the client, not by the group
+	consumer Consumer     // nil while nothing is subscribed, or not opened yet after a move
+	member   int          // counts consumers: what an earlier one still has to say is not heard
+	sub      subscription // what the table has
 	lastUsed time.Time
-	users    int // requests that use it now
-	closed   bool
+	saved    time.Time // when the table had it last
+	users    int       // requests that use it now
+	closed   error     // why it is of no use any more
+	moved    bool      // taken over from another replica, and not read since
+
+	// save changes what the table has. It is nil where there is no table.
+	save func(ctx context.Context, change func(*record)) error
+	lost func() // is called when another process has turned out to have the session
 
 	joined   bool               // the group has told this member its partitions, or that it has none
 	changed  chan struct{}      // closed when joined or assigned change
@@ -114,72 +126,110 @@ func newSession(s Settings, k Kafka, now time.Time) *Session {
 func (s *Session) Subscribe(ctx context.Context, topics []string, pattern string) error {
 	s.subscribing.Lock()
 	defer s.subscribing.Unlock()
-	s.mu.Lock()
-	same := s.consumer != nil && slices.Equal(s.topics, topics) && s.pattern == pattern
-	manual := len(s.manual) > 0
-	s.mu.Unlock()
-	switch {
-	case manual:
+	if have := s.subscription(); len(have.Partitions) > 0 {
 		return event.Errorf(event.Conflict, 40903, "subscribe", "the session has partitions that were assigned by hand; DELETE …/subscription first, or make another session")
-	case same:
-		return nil
 	}
-	starts, err := s.starts(ctx, topics, pattern)
-	if err != nil {
-		return err
-	}
-	s.leave()
-	return s.join(ctx, Join{Topics: topics, Pattern: pattern, Starts: starts})
+	return s.replace(ctx, subscription{Topics: topics, Pattern: pattern}, topics)
 }
 
 // Assign reads the given partitions without joining the group. None ends an assignment.
 func (s *Session) Assign(ctx context.Context, tps []event.TopicPartition) error {
 	s.subscribing.Lock()
 	defer s.subscribing.Unlock()
-	s.mu.Lock()
-	same := s.consumer != nil && slices.Equal(s.manual, tps)
-	subscribed := s.consumer != nil && len(s.manual) == 0
-	s.mu.Unlock()
-	switch {
-	case subscribed:
+	if have := s.subscription(); !have.empty() && len(have.Partitions) == 0 {
 		return event.Errorf(event.Conflict, 40903, "assign", "the session is subscribed; DELETE …/subscription first, or make another session")
-	case same:
-		return nil
-	case len(tps) == 0:
-		s.leave()
-		return nil
 	}
 	var topics []string
 	for _, tp := range tps {
 		topics = append(topics, tp.Topic)
 	}
-	starts, err := s.starts(ctx, topics, "")
-	if err != nil {
+	return s.replace(ctx, subscription{Partitions: tps}, topics)
+}
+
+// Unsubscribe leaves the group. A read that waits returns with nothing.
+func (s *Session) Unsubscribe(ctx context.Context) error {
+	s.subscribing.Lock()
+	defer s.subscribing.Unlock()
+	return s.replace(ctx, subscription{}, nil)
+}
+
+func (s *Session) subscription() subscription {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sub
+}
+
+// replace makes the session read something else, which the table is told first: who takes the
+// session over from then on reads the new. It is called while subscribing is held.
+func (s *Session) replace(ctx context.Context, sub subscription, topics []string) error {
+	if err := s.usable(); err != nil {
 		return err
 	}
-	s.leave()
-	return s.join(ctx, Join{Partitions: tps, Starts: starts})
-}
-
-// starts is where partitions begin that the group has not committed: what "latest" means is
-// decided when a session subscribes, not when it happens to read first.
-func (s *Session) starts(ctx context.Context, topics []string, pattern string) (map[event.TopicPartition]int64, error) {
-	if s.FromEarliest {
-		return nil, nil
+	if s.subscription().equal(sub) {
+		return s.join(ctx) // which may still be to be done
 	}
-	return s.kafka.Ends(ctx, topics, pattern, s.ReadCommitted)
+	var err error
+	if !sub.empty() && !s.FromEarliest {
+		// What "latest" means is decided now, not when the session happens to read first.
+		if sub.Starts, err = s.kafka.Ends(ctx, topics, sub.Pattern, s.ReadCommitted); err != nil {
+			return err
+		}
+	}
+	if err := s.store(ctx, func(r *record) { r.subscription = sub }); err != nil {
+		return err
+	}
+	s.leave(true)
+	s.mu.Lock()
+	s.sub = sub
+	s.moved = false
+	s.mu.Unlock()
+	return s.join(ctx)
 }
 
-// join makes the consumer. It is called while subscribing is held.
-func (s *Session) join(ctx context.Context, j Join) error {
+// store changes what the table has of the session.
+func (s *Session) store(ctx context.Context, change func(*record)) error {
+	if err := s.usable(); err != nil || s.save == nil {
+		return err
+	}
+	if err := s.save(ctx, change); err != nil {
+		return err
+	}
 	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		return s.notFound()
+	defer s.mu.Unlock()
+	s.saved = time.Now()
+	return nil
+}
+
+func (s *Session) usable() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
+// resume opens what a session reads that was taken over, unless that is done.
+func (s *Session) resume(ctx context.Context) error {
+	s.mu.Lock()
+	done := s.consumer != nil || s.sub.empty()
+	s.mu.Unlock()
+	if done {
+		return nil
+	}
+	s.subscribing.Lock()
+	defer s.subscribing.Unlock()
+	return s.join(ctx)
+}
+
+// join opens what the session reads. It is called while subscribing is held.
+func (s *Session) join(ctx context.Context) error {
+	s.mu.Lock()
+	if s.closed != nil || s.consumer != nil || s.sub.empty() {
+		defer s.mu.Unlock()
+		return s.closed
 	}
 	s.member++
 	member := s.member
 	s.joined = false
+	j := Join{Topics: s.sub.Topics, Pattern: s.sub.Pattern, Partitions: s.sub.Partitions, Starts: s.sub.Starts, Seeks: s.sub.Seeks, Fenced: s.lost}
 	s.mu.Unlock()
 	j.Group, j.Member, j.ReadCommitted = s.Group, s.Name, s.ReadCommitted
 	j.Assigned = func(tps []event.TopicPartition) { s.onAssigned(member, tps) }
@@ -190,13 +240,13 @@ func (s *Session) join(ctx context.Context, j Join) error {
 	}
 	s.mu.Lock()
 	closed := s.closed
-	if !closed {
-		s.consumer, s.topics, s.pattern, s.manual = consumer, j.Topics, j.Pattern, j.Partitions
+	if closed == nil {
+		s.consumer = consumer
 	}
 	s.mu.Unlock()
-	if closed {
-		consumer.Close()
-		return s.notFound()
+	if closed != nil {
+		consumer.Close(false)
+		return closed
 	}
 	if len(j.Partitions) > 0 {
 		s.onAssigned(member, j.Partitions)
@@ -204,22 +254,16 @@ func (s *Session) join(ctx context.Context, j Join) error {
 	return nil
 }
 
-// Unsubscribe leaves the group. A read that waits returns with nothing.
-func (s *Session) Unsubscribe() {
-	s.subscribing.Lock()
-	defer s.subscribing.Unlock()
-	s.leave()
-}
-
-func (s *Session) leave() {
+// leave ends the consumer. It is called while subscribing is held.
+func (s *Session) leave(group bool) {
 	s.mu.Lock()
 	consumer := s.consumer
-	s.consumer, s.topics, s.pattern, s.manual = nil, nil, "", nil
+	s.consumer = nil
 	s.member++
 	s.forget(func(event.TopicPartition) bool { return true })
 	s.mu.Unlock()
 	if consumer != nil {
-		consumer.Close() // calls onLost: not under the lock
+		consumer.Close(group) // calls onLost: not under the lock
 	}
 }
 
@@ -227,8 +271,8 @@ func (s *Session) leave() {
 func (s *Session) Subscription() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.consumer == nil || s.pattern == "" {
-		return slices.Clone(s.topics)
+	if s.consumer == nil || s.sub.Pattern == "" {
+		return slices.Clone(s.sub.Topics)
 	}
 	var topics []string
 	for _, tp := range s.consumer.Assigned() {
@@ -356,18 +400,17 @@ func (s *Session) Read(ctx context.Context, wait time.Duration, maxBytes int64) 
 
 func (s *Session) read(ctx context.Context, wait time.Duration, maxBytes int64) (*Batch, error) {
 	if s.AutoCommit {
-		if err := s.Commit(ctx); err != nil {
+		if err := s.commitDelivered(ctx); err != nil {
 			return nil, err
 		}
 	}
 	s.mu.Lock()
-	consumer, member := s.consumer, s.member
-	closed := s.closed
+	consumer, member, closed := s.consumer, s.member, s.closed
 	s.mu.Unlock()
 	take := func(records []event.Record) { s.take(member, records) }
 	switch {
-	case closed:
-		return nil, s.notFound()
+	case closed != nil:
+		return nil, closed
 	case consumer == nil:
 		return nil, event.Errorf(event.Conflict, 40903, "read", "the session is not subscribed to anything, nor has it partitions assigned; POST …/subscription or …/assignments first")
 	}
@@ -378,6 +421,9 @@ func (s *Session) read(ctx context.Context, wait time.Duration, maxBytes int64) 
 	want := min(int64(max(s.MinBytes, 1)), maxBytes)
 	for ctx.Err() == nil && s.waiting() < want {
 		if err := consumer.Poll(ctx, pollRecords, take); err != nil {
+			if closed := s.usable(); errors.Is(closed, ErrMoved) {
+				return nil, closed
+			}
 			if s.replaced(member) {
 				return s.give(maxBytes), nil // unsubscribed meanwhile: there is nothing
 			}
@@ -459,6 +505,9 @@ func (s *Session) give(maxBytes int64) *Batch {
 		size += w
 		n++
 	}
+	if n > 0 {
+		s.moved = false
+	}
 	s.pendingBytes -= size
 	b.Records = s.pending[:n:n]
 	s.pending = s.pending[n:]
@@ -502,8 +551,53 @@ func (b *Batch) Failed() {
 	b.done()
 }
 
-// Commit stores the place after everything that the client was given.
+// Commit stores the place after everything that the client was given. What that was is not
+// known of a session that has moved since.
 func (s *Session) Commit(ctx context.Context) error {
+	s.mu.Lock()
+	moved := s.moved
+	s.mu.Unlock()
+	if moved {
+		if done, err := s.allCommitted(ctx); err != nil || done {
+			return err
+		}
+		return event.Errorf(event.Conflict, 40903, "commit", "the session has moved to another replica since the last read; read again, or commit by offsets")
+	}
+	return s.commitDelivered(ctx)
+}
+
+// allCommitted tells whether there is nothing that the client could have been given, before
+// the session moved, and not committed.
+func (s *Session) allCommitted(ctx context.Context) (bool, error) {
+	s.mu.Lock()
+	assigned := slices.Collect(maps.Keys(s.assigned))
+	sub := s.sub
+	s.mu.Unlock()
+	if len(assigned) == 0 {
+		return sub.empty(), nil
+	}
+	var topics []string
+	for _, tp := range assigned {
+		topics = append(topics, tp.Topic)
+	}
+	ends, err := s.kafka.Ends(ctx, topics, "", s.ReadCommitted)
+	if err != nil {
+		return false, err
+	}
+	committed, err := s.kafka.Committed(ctx, s.Group)
+	if err != nil {
+		return false, err
+	}
+	return !slices.ContainsFunc(assigned, func(tp event.TopicPartition) bool {
+		at := sub.Starts[tp]
+		if c, ok := committed[tp]; ok {
+			at = c.Offset
+		}
+		return at < ends[tp]
+	}), nil
+}
+
+func (s *Session) commitDelivered(ctx context.Context) error {
 	s.mu.Lock()
 	offsets := make(map[event.TopicPartition]event.Commit)
 	for tp, offset := range s.delivered {
@@ -526,6 +620,12 @@ func (s *Session) CommitOffsets(ctx context.Context, offsets map[event.TopicPart
 		return err
 	}
 	if err := consumer.Commit(ctx, offsets); err != nil {
+		if closed := s.usable(); errors.Is(closed, ErrMoved) {
+			return closed
+		}
+		return err
+	}
+	if err := s.forgetSeeks(ctx, offsets); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -538,14 +638,52 @@ func (s *Session) CommitOffsets(ctx context.Context, offsets map[event.TopicPart
 	return nil
 }
 
-func (s *Session) close() {
-	s.mu.Lock()
-	s.closed = true
-	s.mu.Unlock()
-	s.Unsubscribe()
+// forgetSeeks takes the seeks of partitions out of the table that have been committed since:
+// who takes the session over must not go back there.
+func (s *Session) forgetSeeks(ctx context.Context, committed map[event.TopicPartition]event.Commit) error {
+	has := func(seeks map[event.TopicPartition]event.Seek) bool {
+		for tp := range committed {
+			if _, ok := seeks[tp]; ok {
+				return true
+			}
+		}
+		return false
+	}
+	s.subscribing.Lock()
+	defer s.subscribing.Unlock()
+	seeks := s.subscription().Seeks
+	if !has(seeks) {
+		return nil
+	}
+	seeks = maps.Clone(seeks)
+	for tp := range committed {
+		delete(seeks, tp)
+	}
+	return s.storeSeeks(ctx, seeks)
 }
 
-func (s *Session) notFound() error { return notFound(s.Group, s.Name) }
+// storeSeeks is called while subscribing is held.
+func (s *Session) storeSeeks(ctx context.Context, seeks map[event.TopicPartition]event.Seek) error {
+	if err := s.store(ctx, func(r *record) { r.Seeks = seeks }); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sub.Seeks = seeks
+	return nil
+}
+
+// end makes the session of no use, for a reason, and ends its consumer.
+func (s *Session) end(why error, leaveGroup bool) {
+	s.mu.Lock()
+	if s.closed == nil {
+		s.closed = why
+	}
+	s.mu.Unlock()
+	s.subscribing.Lock()
+	defer s.subscribing.Unlock()
+	s.leave(leaveGroup)
+}
 
 // newPlace tells whether a record is of another partition than the one before it: records come
 // in long runs of one partition, and a look into a map for each would be what a drain costs.

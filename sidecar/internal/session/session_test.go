@@ -30,6 +30,7 @@ type fakeConsumer struct {
 	seeks     []map[event.TopicPartition]event.Seek
 	refuse    error
 	closed    chan struct{}
+	left      bool
 }
 
 func (f *fakeConsumer) Poll(ctx context.Context, maxRecords int, take func([]event.Record)) error {
@@ -87,7 +88,8 @@ func (f *fakeConsumer) Assigned() []event.TopicPartition {
 	return slices.SortedFunc(maps.Keys(f.assigned), func(a, b event.TopicPartition) int { return int(a.Partition - b.Partition) })
 }
 
-func (f *fakeConsumer) Close() {
+func (f *fakeConsumer) Close(leave bool) {
+	f.left = leave
 	close(f.closed)
 	f.revoke(f.Assigned()...)
 }
@@ -137,6 +139,7 @@ type group struct {
 	members   []*fakeConsumer
 	refuse    error
 	committed map[event.TopicPartition]event.Commit
+	gone      []string // who was made to leave
 }
 
 func (g *group) Ends(context.Context, []string, string, bool) (map[event.TopicPartition]int64, error) {
@@ -149,6 +152,13 @@ func (g *group) Bounds(context.Context, string) (map[int32]event.Bounds, error) 
 
 func (g *group) OffsetsAt(_ context.Context, _ string, t time.Time) (map[int32]int64, error) {
 	return map[int32]int64{0: t.Unix(), 1: t.Unix()}, g.refuse
+}
+
+func (g *group) Leave(_ context.Context, _, member string) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.gone = append(g.gone, member)
+	return g.refuse
 }
 
 func (g *group) Committed(context.Context, string) (map[event.TopicPartition]event.Commit, error) {
@@ -431,7 +441,9 @@ func TestCommitOfGivenOffsets(t *testing.T) {
 	if err := s.CommitOffsets(t.Context(), nil); err != nil {
 		t.Errorf("of nothing: %v", err)
 	}
-	s.Unsubscribe()
+	if err := s.Unsubscribe(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	err = s.CommitOffsets(t.Context(), map[event.TopicPartition]event.Commit{a0: {Offset: 1}})
 	wantCode(t, "after unsubscribe", err, event.Conflict, 40903)
 	if err := s.Commit(t.Context()); err != nil {
@@ -709,8 +721,8 @@ func TestSubscribeAtTheSameTimeLeavesOneMember(t *testing.T) {
 func TestDeleteEndsAReadThatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &group{}
-		m := NewManager(g, 10, time.Hour)
-		s, err := m.Create(Settings{Group: "g", Name: "c"})
+		m := managerFor(t, g, newTable(), 10, time.Hour)
+		s, err := m.Create(t.Context(), Settings{Group: "g", Name: "c"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -718,8 +730,8 @@ func TestDeleteEndsAReadThatWaits(t *testing.T) {
 			what string
 			end  func() error
 		}{
-			{"unsubscribe", func() error { s.Unsubscribe(); return nil }},
-			{"delete", func() error { return m.Delete("g", "c") }},
+			{"unsubscribe", func() error { return s.Unsubscribe(t.Context()) }},
+			{"delete", func() error { return m.Delete(t.Context(), "g", "c") }},
 		} {
 			if err := s.Subscribe(t.Context(), []string{"a"}, ""); err != nil {
 				t.Fatal(err)
@@ -748,12 +760,12 @@ func TestDeleteEndsAReadThatWaits(t *testing.T) {
 func TestIdleSessionsExpireAndUsedOnesDoNot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &group{}
-		m := NewManager(g, 10, 5*time.Minute)
+		m := managerFor(t, g, newTable(), 10, 5*time.Minute)
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- m.Run(ctx) }()
 		for _, name := range []string{"idle", "polled", "reading"} {
-			s, err := m.Create(Settings{Group: "g", Name: name})
+			s, err := m.Create(t.Context(), Settings{Group: "g", Name: name})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -762,7 +774,7 @@ func TestIdleSessionsExpireAndUsedOnesDoNot(t *testing.T) {
 			}
 		}
 		use := func(name string) func() {
-			_, release, err := m.Use("g", name)
+			_, release, err := find(m, "g", name)
 			if err != nil {
 				t.Errorf("%s after %v: %v", name, time.Since(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)), err)
 				return func() {}
@@ -774,7 +786,7 @@ func TestIdleSessionsExpireAndUsedOnesDoNot(t *testing.T) {
 			time.Sleep(4 * time.Minute)
 			use("polled")()
 		}
-		_, _, err := m.Use("g", "idle")
+		_, _, err := find(m, "g", "idle")
 		wantCode(t, "an idle session", err, event.NotFound, 40403)
 		select {
 		case <-g.members[0].closed:
@@ -788,22 +800,22 @@ func TestIdleSessionsExpireAndUsedOnesDoNot(t *testing.T) {
 		if m.Len() != 0 {
 			t.Errorf("%d sessions are left", m.Len())
 		}
-		if _, err := m.Create(Settings{Group: "g", Name: "idle"}); err != nil {
+		if _, err := m.Create(t.Context(), Settings{Group: "g", Name: "idle"}); err != nil {
 			t.Errorf("the name is free again, but %v", err)
 		}
 		stop()
 		if err := <-done; err != nil || m.Len() != 0 {
 			t.Errorf("stopped with %v and %d sessions", err, m.Len())
 		}
-		_, err = m.Create(Settings{Group: "g", Name: "late"})
+		_, err = m.Create(t.Context(), Settings{Group: "g", Name: "late"})
 		wantCode(t, "create while stopping", err, event.Unavailable, 50302)
 	})
 }
 
 func TestManagerRefuses(t *testing.T) {
-	m := NewManager(&group{}, 2, time.Hour)
+	m := managerFor(t, &group{}, newTable(), 2, time.Hour)
 	create := func(group, name string) error {
-		_, err := m.Create(Settings{Group: group, Name: name})
+		_, err := m.Create(t.Context(), Settings{Group: group, Name: name})
 		return err
 	}
 	if err := errors.Join(create("g", "c"), create("h", "c")); err != nil {
@@ -811,11 +823,11 @@ func TestManagerRefuses(t *testing.T) {
 	}
 	wantCode(t, "a name that is taken", create("g", "c"), event.Conflict, 40902)
 	wantCode(t, "a third session of two", create("g", "d"), event.TooMany, 0)
-	wantCode(t, "delete of one that is not there", m.Delete("g", "d"), event.NotFound, 40403)
-	if err := m.Delete("g", "c"); err != nil {
+	wantCode(t, "delete of one that is not there", m.Delete(t.Context(), "g", "d"), event.NotFound, 40403)
+	if err := m.Delete(t.Context(), "g", "c"); err != nil {
 		t.Fatal(err)
 	}
-	wantCode(t, "delete again", m.Delete("g", "c"), event.NotFound, 40403)
+	wantCode(t, "delete again", m.Delete(t.Context(), "g", "c"), event.NotFound, 40403)
 	if err := create("g", "d"); err != nil {
 		t.Errorf("there is room again, but %v", err)
 	}

@@ -1,14 +1,17 @@
 package httpapi
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/hmac"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -180,13 +183,13 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, p session.Place
 		return err
 	}
 	send := s.forwardPlain
-	if _, read := readWait(r); read {
+	if reads(r) {
 		send = s.forwardRead
 	}
 	// A connection that was open may just have been closed: that says nothing of the replica.
 	for try := 1; ; try++ {
 		err = send(w, r, p.Owner.Address, hex.EncodeToString(signature), body)
-		if !errors.Is(err, errUnreachable) || try == 2 || dialFailed(err) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		if !errors.Is(err, errUnreachable) || try == 2 || dialFailed(err) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
 			break
 		}
 	}
@@ -208,10 +211,9 @@ func dialFailed(err error) bool {
 	return ok && op.Op == "dial"
 }
 
-// readWait tells how long a request waits for records, if it is one that reads.
-func readWait(r *http.Request) (maxWait string, read bool) {
-	read = r.Method == http.MethodGet && r.Pattern == "/consumers/{group}/instances/{instance}/records"
-	return r.URL.Query().Get("timeout"), read
+// reads tells whether a request is one for records.
+func reads(r *http.Request) bool {
+	return r.Method == http.MethodGet && r.Pattern == "/consumers/{group}/instances/{instance}/records"
 }
 
 // request makes what is sent to another replica.
@@ -273,30 +275,29 @@ func (s *Server) pass(w http.ResponseWriter, resp *http.Response, body []byte) e
 // has not received: so it keeps back the last byte of its answer until it is told that all
 // others have been, and so does this side towards the client.
 func (s *Server) forwardRead(w http.ResponseWriter, r *http.Request, address, signature string, _ []byte) error {
-	ctx, cancel := context.WithCancelCause(r.Context())
-	defer cancel(nil)
-	ack, acknowledge := io.Pipe()
-	defer func() { _ = acknowledge.CloseWithError(errors.New("the answer has not arrived")) }()
-	req, err := s.request(ctx, w, r, http.MethodPost, address, signature, ack)
-	if err != nil {
-		return err
-	}
-	req.Header.Set(forwardMethodHeader, http.MethodGet)
 	wait := s.opts.Session.MaxWait // the owner knows what the session's own is
 	if asked, err := positive(r.URL.Query(), "timeout", int64(wait/time.Millisecond), int64(wait/time.Millisecond)); err == nil {
 		wait = time.Duration(asked) * time.Millisecond
 	}
-	late := time.AfterFunc(wait+replicaGrace, func() { cancel(context.DeadlineExceeded) })
-	defer late.Stop()
-	resp, err := s.replicas.Do(req)
+	req, err := s.request(r.Context(), w, r, http.MethodPost, address, signature, nil)
 	if err != nil {
-		return unreachable(errors.Join(err, context.Cause(ctx)))
+		return err
+	}
+	req.Header.Set(forwardMethodHeader, http.MethodGet)
+	conn, err := s.openForwarded(req)
+	if err != nil {
+		return unreachable(err)
+	}
+	defer func() { _ = conn.Close() }()
+	defer context.AfterFunc(r.Context(), func() { _ = conn.Close() })()
+	_ = conn.SetDeadline(time.Now().Add(wait + replicaGrace))
+	resp, err := http.ReadResponse(bufio.NewReader(conn), req)
+	if err != nil {
+		return unreachable(err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.Header.Get(awaitsHeader) == "" { // an error
-		late.Reset(replicaGrace)
 		answer, err := io.ReadAll(io.LimitReader(resp.Body, maxReplicaAnswer))
-		_ = acknowledge.Close()
 		switch {
 		case err != nil:
 			return unreachable(err)
@@ -313,16 +314,16 @@ func (s *Server) forwardRead(w http.ResponseWriter, r *http.Request, address, si
 	}
 	buf := make([]byte, sendStep)
 	for left := resp.ContentLength; left > 0; {
-		last := left == 1
-		if last {
-			_ = acknowledge.Close()
+		_ = conn.SetDeadline(time.Now().Add(s.opts.ReadTimeout))
+		if left == 1 {
+			if _, err := io.WriteString(conn, lastChunk); err != nil {
+				return failed(true, err)
+			}
 		}
-		late.Reset(s.opts.ReadTimeout)
 		part := buf[:min(max(left-1, 1), int64(len(buf)))]
 		if _, err := io.ReadFull(resp.Body, part); err != nil {
 			return failed(left < resp.ContentLength, err)
 		}
-		late.Stop()
 		if left == resp.ContentLength {
 			h := w.Header()
 			h.Set("Content-Type", resp.Header.Get("Content-Type"))
@@ -335,6 +336,30 @@ func (s *Server) forwardRead(w http.ResponseWriter, r *http.Request, address, si
 		left -= int64(len(part))
 	}
 	return nil
+}
+
+// lastChunk ends a request's body.
+const lastChunk = "0\r\n\r\n"
+
+// openForwarded sends a request's header on a connection of its own; its body has begun and is
+// empty. It is not an http.Client that does this: one that waits for a body to go on does not
+// notice that the other side has gone.
+func (s *Server) openForwarded(req *http.Request) (net.Conn, error) {
+	dialer := net.Dialer{Timeout: replicaDialTimeout, KeepAlive: 5 * time.Second}
+	conn, err := dialer.DialContext(req.Context(), "tcp", req.URL.Host)
+	if err != nil {
+		return nil, err
+	}
+	var head bytes.Buffer
+	fmt.Fprintf(&head, "%s %s HTTP/1.1\r\nHost: %s\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n", req.Method, req.URL.RequestURI(), req.URL.Host)
+	_ = req.Header.Write(&head)
+	head.WriteString("\r\n")
+	_ = conn.SetDeadline(time.Now().Add(replicaGrace))
+	if _, err := conn.Write(head.Bytes()); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return conn, nil
 }
 
 // arrival is what a forwarder says of the answer to a read: nil for a client's own request.

@@ -89,7 +89,7 @@ func newMetrics(reg prometheus.Registerer, sessions *session.Manager) *metrics {
 	}
 	reg.MustRegister(m.requests, m.duration, m.inFlight, m.errors)
 	if sessions != nil {
-		reg.MustRegister(m.streams, m.streamed, m.filtered, m.read, m.age, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		reg.MustRegister(m.forwarded, m.takenOver, m.streams, m.streamed, m.filtered, m.read, m.age, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "postamt_sessions", Help: "Pull sessions of this replica.",
 		}, func() float64 { return float64(sessions.Len()) }))
 	}

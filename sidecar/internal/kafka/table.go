@@ -24,8 +24,8 @@ const (
 	catchUpTimeout = 2 * time.Second
 	// A transaction that is open for so long belongs to a writer that died in it.
 	openTooLong = 700 * time.Millisecond
-	// A write is tried again, from reading on, so often, with each try bounded.
-	writeAttempts = 5
+	// A write is tried again, from reading on, so often, and within this time in all.
+	writeAttempts = 8
 	writeTimeout  = 5 * time.Second
 	// Before the next attempt a writer waits a random part of this.
 	writeBackoff = 100 * time.Millisecond
@@ -467,17 +467,17 @@ func (t *Table) write(ctx context.Context) {
 }
 
 func (t *Table) writeBatch(ctx context.Context, p *tableProducer, batch []*tableWrite) {
+	bounded, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
 	for attempt := 1; ; attempt++ {
-		bounded, cancel := context.WithTimeout(ctx, writeTimeout)
 		var err error
 		batch, err = p.try(bounded, batch)
-		cancel()
 		if len(batch) == 0 {
 			return
 		}
 		t.log.Debug("write failed", "attempt", attempt, "writes", len(batch), "error", err)
 		p.end()
-		if attempt == writeAttempts || ctx.Err() != nil {
+		if attempt == writeAttempts || bounded.Err() != nil {
 			for _, w := range batch {
 				w.answer <- writeError(err)
 			}

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/hmac"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -12,11 +13,11 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"strconv"
 	"sync"
 	"time"
 
 	"postamt/sidecar/internal/event"
+	"postamt/sidecar/internal/restproxy"
 	"postamt/sidecar/internal/session"
 )
 
@@ -30,9 +31,11 @@ const (
 	forwardHeader = "Postamt-Forwarded"
 	// forwardMethodHeader is the method of a read, which is forwarded as a POST.
 	forwardMethodHeader = "Postamt-Method"
-	// awaitsHeader marks an answer whose last byte comes when the rest has been received, which
-	// the forwarder says by ending its request's body.
-	awaitsHeader = "Postamt-Awaits"
+	// framedHeader marks an answer to a read: its body is parts, each after its length in four
+	// bytes, big end first. After one of length 0 the owner waits for the end of the request's
+	// body, which says that the client has been sent all but its answer's last byte; then comes
+	// one byte more. The value is the Content-Length of the answer, if that is known.
+	framedHeader = "Postamt-Framed"
 
 	// A replica that is gone is to be noticed soon; the others are on the same network.
 	replicaDialTimeout = 750 * time.Millisecond
@@ -296,7 +299,8 @@ func (s *Server) forwardRead(w http.ResponseWriter, r *http.Request, address, si
 		return unreachable(err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	if resp.Header.Get(awaitsHeader) == "" { // an error
+	length, framed := resp.Header[framedHeader]
+	if !framed { // an error
 		answer, err := io.ReadAll(io.LimitReader(resp.Body, maxReplicaAnswer))
 		switch {
 		case err != nil:
@@ -306,36 +310,65 @@ func (s *Server) forwardRead(w http.ResponseWriter, r *http.Request, address, si
 		}
 		return s.pass(w, resp, answer)
 	}
-	failed := func(begun bool, err error) error {
-		if begun { // it cannot be mended: the client is not to take it for whole
-			return &event.Error{Kind: event.Gone, Op: "forward", Msg: "the answer broke off", Err: err}
+	begun := false
+	err = s.forwardFrames(w, conn, resp.Body, func() {
+		begun = true
+		w.Header().Set("Content-Type", resp.Header.Get("Content-Type"))
+		if length[0] != "" {
+			w.Header().Set("Content-Length", length[0])
 		}
+		w.WriteHeader(resp.StatusCode)
+	})
+	switch {
+	case err != nil && begun: // it cannot be mended: the client is not to take it for whole
+		return &event.Error{Kind: event.Gone, Op: "forward", Msg: "the answer broke off", Err: err}
+	case err != nil:
 		return unreachable(err)
 	}
-	buf := make([]byte, sendStep)
-	for left := resp.ContentLength; left > 0; {
-		_ = conn.SetDeadline(time.Now().Add(s.opts.ReadTimeout))
-		if left == 1 {
-			if _, err := io.WriteString(conn, lastChunk); err != nil {
-				return failed(true, err)
-			}
-		}
-		part := buf[:min(max(left-1, 1), int64(len(buf)))]
-		if _, err := io.ReadFull(resp.Body, part); err != nil {
-			return failed(left < resp.ContentLength, err)
-		}
-		if left == resp.ContentLength {
-			h := w.Header()
-			h.Set("Content-Type", resp.Header.Get("Content-Type"))
-			h.Set("Content-Length", resp.Header.Get("Content-Length"))
-			w.WriteHeader(resp.StatusCode)
-		}
-		if err := s.send(w, part); err != nil {
-			return failed(true, err)
-		}
-		left -= int64(len(part))
-	}
 	return nil
+}
+
+// forwardFrames sends the client what comes in frames; begin is called before the first byte.
+func (s *Server) forwardFrames(w http.ResponseWriter, conn net.Conn, body io.Reader, begin func()) error {
+	var head [4]byte
+	buf := make([]byte, 1+sendStep) // the first byte is the one that is kept back
+	kept := 0
+	for {
+		_ = conn.SetDeadline(time.Now().Add(s.opts.ReadTimeout))
+		if _, err := io.ReadFull(body, head[:]); err != nil {
+			return err
+		}
+		frame := int(binary.BigEndian.Uint32(head[:]))
+		if frame == 0 {
+			break
+		}
+		for frame > 0 {
+			n := min(frame, sendStep)
+			_ = conn.SetDeadline(time.Now().Add(s.opts.ReadTimeout))
+			if _, err := io.ReadFull(body, buf[1:1+n]); err != nil {
+				return err
+			}
+			if kept == 0 {
+				begin()
+			}
+			if err := s.push(w, buf[1-kept:n]); err != nil {
+				return err
+			}
+			buf[0], kept = buf[n], 1
+			frame -= n
+		}
+	}
+	if err := http.NewResponseController(w).Flush(); err != nil {
+		return err
+	}
+	_ = conn.SetDeadline(time.Now().Add(replicaGrace))
+	if _, err := io.WriteString(conn, lastChunk); err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(body, head[:1]); err != nil {
+		return err
+	}
+	return s.send(w, buf[:kept])
 }
 
 // lastChunk ends a request's body.
@@ -412,22 +445,20 @@ func (a *arrival) lost() error {
 	}
 }
 
-// writeToArrive answers with records, and calls delivered once the client has been sent all of
-// them. An error means that it has not.
-func (s *Server) writeToArrive(w http.ResponseWriter, contentType string, body []byte, a *arrival, delivered func()) error {
+// writeToArrive answers with a batch, and marks it as delivered once the client has been sent
+// all of it. An error means that it has not.
+func (s *Server) writeToArrive(w http.ResponseWriter, batch *session.Batch, format restproxy.Format, a *arrival) error {
 	if a == nil {
-		if err := s.write(w, http.StatusOK, contentType, body); err != nil {
+		if err := s.writeRecords(w, batch.Records, format); err != nil {
 			return err
 		}
-		delivered()
+		batch.Delivered()
 		return nil
 	}
-	w.Header().Set(awaitsHeader, "1")
-	w.Header().Set("Content-Type", contentType)
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	w.WriteHeader(http.StatusOK)
-	rest := body[len(body)-1:] // there are always the two brackets
-	if err := s.send(w, body[:len(body)-1]); err != nil {
+	if err := s.writeRecords(&framer{ResponseWriter: w}, batch.Records, format); err != nil {
+		return err
+	}
+	if err := s.send(w, []byte{0, 0, 0, 0}); err != nil {
 		return err
 	}
 	timeout := time.NewTimer(2 * s.opts.ReadTimeout) // what is between us and a slow client
@@ -440,7 +471,36 @@ func (s *Server) writeToArrive(w http.ResponseWriter, contentType string, body [
 	case <-timeout.C:
 		return context.DeadlineExceeded
 	}
-	delivered()
-	_ = s.send(w, rest) // what has arrived has
+	batch.Delivered()
+	_ = s.send(w, []byte{1}) // what has arrived has
 	return nil
 }
+
+// framer writes each part of an answer after its length.
+type framer struct {
+	http.ResponseWriter
+	begun bool
+}
+
+func (f *framer) WriteHeader(status int) {
+	f.begun = true
+	h := f.Header()
+	h.Set(framedHeader, h.Get("Content-Length"))
+	h.Del("Content-Length")
+	f.ResponseWriter.WriteHeader(status)
+}
+
+func (f *framer) Write(b []byte) (int, error) {
+	if !f.begun {
+		f.WriteHeader(http.StatusOK)
+	}
+	if len(b) == 0 {
+		return 0, nil
+	}
+	if _, err := f.ResponseWriter.Write(binary.BigEndian.AppendUint32(nil, uint32(len(b)))); err != nil { //nolint:gosec // at most sendStep
+		return 0, err
+	}
+	return f.ResponseWriter.Write(b)
+}
+
+func (f *framer) Unwrap() http.ResponseWriter { return f.ResponseWriter }

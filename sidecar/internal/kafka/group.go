@@ -70,6 +70,7 @@ type Group struct {
 	end    context.CancelFunc // ends all that the client does
 	fence  func()             // what is to be done when another process is the member
 	fenced atomic.Bool
+	opened chan struct{} // closed once admin is set: the client calls back before
 
 	mu       sync.Mutex
 	assigned map[event.TopicPartition]bool
@@ -80,7 +81,7 @@ type Group struct {
 // partitions it asks Kafka at once where they begin.
 func OpenGroup(ctx context.Context, servers []string, opts GroupOptions) (*Group, error) {
 	const op = "kafka.OpenGroup"
-	g := &Group{opts: opts, assigned: make(map[event.TopicPartition]bool), seeks: maps.Clone(opts.Seeks)}
+	g := &Group{opts: opts, assigned: make(map[event.TopicPartition]bool), seeks: maps.Clone(opts.Seeks), opened: make(chan struct{})}
 	if g.seeks == nil {
 		g.seeks = make(map[event.TopicPartition]event.Seek)
 	}
@@ -136,14 +137,19 @@ func OpenGroup(ctx context.Context, servers []string, opts GroupOptions) (*Group
 			kgo.OnPartitionsRevoked(func(_ context.Context, _ *kgo.Client, tps map[string][]int32) { g.change(tps, false, opts.Lost) }),
 			kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, tps map[string][]int32) { g.change(tps, false, opts.Lost) }),
 			kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
-			kgo.AdjustFetchOffsetsFn(g.place),
+			kgo.AdjustFetchOffsetsFn(func(ctx context.Context, fetched map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
+				<-g.opened
+				return g.place(ctx, fetched)
+			}),
 		)
 	}
 	client, err := NewClient(servers, options...)
 	if err != nil {
+		g.end()
 		return nil, &event.Error{Kind: event.Unprocessable, Op: op, Msg: "the subscription is not possible: " + err.Error(), Err: err}
 	}
 	g.client, g.admin = client, kadm.NewClient(client)
+	close(g.opened)
 	return g, nil
 }
 

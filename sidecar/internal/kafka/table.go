@@ -274,11 +274,15 @@ func (t *Table) readToEnd(ctx context.Context, fence bool) error {
 	end := int64(-1)
 	wait := time.Duration(0)
 	start := time.Now()
+	var said error // by Kafka, which says more than that the time is over
 	for {
 		at, err := t.read(ctx, t.reader, wait)
 		if err != nil {
+			if ctx.Err() == nil || said == nil {
+				said = err
+			}
 			if !sleep(ctx, placePause) {
-				return err
+				return said
 			}
 			continue
 		}
@@ -503,8 +507,7 @@ func tableError(op string, err error) error {
 	if errors.Is(err, kerr.UnknownTopicOrPartition) {
 		return &event.Error{Kind: event.Unavailable, Code: codeUnavailable, Op: op, Msg: "the topic of Postamt's own that this needs has not been made yet (postamt bootstrap makes it); repeat the request later", Err: err}
 	}
-	var ke *kerr.Error
-	if errors.As(err, &ke) {
+	if _, answered := errors.AsType[*kerr.Error](err); answered {
 		return wrap(op, err)
 	}
 	return &event.Error{Kind: event.Unavailable, Code: codeUnavailable, Op: op, Msg: msgAway, Err: err}

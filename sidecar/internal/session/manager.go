@@ -458,20 +458,20 @@ func (m *Manager) release(ctx context.Context, all map[string]*Session) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()
 	var done sync.WaitGroup
-	for key, s := range all {
+	for _, s := range all {
 		done.Go(func() {
 			s.end(ErrMoved, false) // first: the next owner is not to be disturbed
-			s.release(ctx, m, key)
+			s.release(ctx, m.log)
 		})
 	}
 	done.Wait()
 }
 
 // release says in the table that nobody has the session.
-func (s *Session) release(ctx context.Context, m *Manager, key string) {
+func (s *Session) release(ctx context.Context, log *slog.Logger) {
 	err := s.save(ctx, func(r *record) { r.Owner = Owner{} })
 	if err != nil && !errors.Is(err, ErrMoved) {
-		m.log.Warn("a session could not be released; it is taken over when this replica does not answer", "group", s.Group, "instance", s.Name, "error", err)
+		log.Warn("a session could not be released; it is taken over when this replica does not answer", "group", s.Group, "instance", s.Name, "error", err)
 	}
 }
 

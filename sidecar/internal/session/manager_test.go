@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
-	"maps"
 	"sync"
 	"testing"
 	"time"
@@ -61,16 +60,6 @@ func (f *fakeTable) Update(_ context.Context, key string, change func([]byte) ([
 		tell(key, value)
 	}
 	return nil
-}
-
-func (f *fakeTable) keys() map[string]bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	out := make(map[string]bool)
-	for k := range maps.Keys(f.rows) {
-		out[k] = true
-	}
-	return out
 }
 
 // managerFor is one replica of those that share a table.

@@ -84,6 +84,8 @@ func Run(ctx context.Context, role Role, cfg config.Config, log *slog.Logger, re
 		parts.OpenStream = func(window int, reported func(int, error)) httpapi.RecordStream {
 			return producer.Stream(window, reported)
 		}
+		admin := kafka.NewAdmin(client)
+		parts.Admin, parts.GroupLag = admin, lag.NewAsker(admin, log).Lag
 		checks = append(checks, health.Check{Name: "producer", Run: producer.Check, Blocks: true})
 	}
 	if role.is(Consumer) {
@@ -188,7 +190,7 @@ func serve(ctx context.Context, cfg config.Config, parts httpapi.Parts, workers 
 		}
 	}
 	handler := httpapi.New(stopping, parts, httpapi.Options{
-		Limits: cfg.Limits, RequestTimeout: cfg.RequestTimeout, ReadTimeout: cfg.ReadTimeout, ShutdownTimeout: cfg.Shutdown.Timeout,
+		Limits: cfg.Limits, RequestTimeout: cfg.RequestTimeout, ReadTimeout: cfg.ReadTimeout, ShutdownTimeout: cfg.Shutdown.Timeout, AllowTopicChanges: cfg.AllowTopicChanges,
 		Session: cfg.Session, StreamHeartbeat: cfg.StreamHeartbeat, TrustedProxies: cfg.TrustedProxies, OpenAPI: cfg.OpenAPI,
 	}, log, reg)
 

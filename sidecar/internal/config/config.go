@@ -25,15 +25,16 @@ type Config struct {
 	Topics    string    `env:"TOPICS_FILE" envDefault:"/etc/postamt/topics.yaml" help:"the topics that bootstrap makes exist"`
 	Limits    Limits    `envPrefix:"MAX_"`
 
-	RequestTimeout  time.Duration  `env:"REQUEST_TIMEOUT" envDefault:"30s" help:"bounds a request; a record not acknowledged by then is answered with 503. Of a stream of records, it bounds the wait after the last byte"`
-	ReadTimeout     time.Duration  `env:"READ_TIMEOUT" envDefault:"30s" help:"how long a client may take to send one request whole; of a stream of records, how long it may pause"`
-	ProducerLinger  time.Duration  `env:"PRODUCER_LINGER" envDefault:"1ms" help:"how long records wait for others under load; a lone client never waits"`
-	Session         Session        `envPrefix:"SESSION_"`
-	StreamHeartbeat time.Duration  `env:"STREAM_HEARTBEAT" envDefault:"15s" help:"how often a quiet stream sends a comment"`
-	MonitorInterval time.Duration  `env:"MONITOR_INTERVAL" envDefault:"15s" help:"how often the monitor asks Kafka for every group's lag"`
-	HealthInterval  time.Duration  `env:"HEALTH_INTERVAL" envDefault:"5s" help:"how often the background checks of /health run"`
-	TrustedProxies  []netip.Prefix `env:"TRUSTED_PROXIES" envDefault:"127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7" help:"whose X-Forwarded-* headers are believed, as CIDRs"`
-	Shutdown        Shutdown       `envPrefix:"SHUTDOWN_"`
+	RequestTimeout    time.Duration  `env:"REQUEST_TIMEOUT" envDefault:"30s" help:"bounds a request; a record not acknowledged by then is answered with 503. Of a stream of records, it bounds the wait after the last byte"`
+	ReadTimeout       time.Duration  `env:"READ_TIMEOUT" envDefault:"30s" help:"how long a client may take to send one request whole; of a stream of records, how long it may pause"`
+	AllowTopicChanges bool           `env:"ALLOW_TOPIC_CHANGES" envDefault:"false" help:"lets clients of v3 make, grow and delete topics"`
+	ProducerLinger    time.Duration  `env:"PRODUCER_LINGER" envDefault:"1ms" help:"how long records wait for others under load; a lone client never waits"`
+	Session           Session        `envPrefix:"SESSION_"`
+	StreamHeartbeat   time.Duration  `env:"STREAM_HEARTBEAT" envDefault:"15s" help:"how often a quiet stream sends a comment"`
+	MonitorInterval   time.Duration  `env:"MONITOR_INTERVAL" envDefault:"15s" help:"how often the monitor asks Kafka for every group's lag"`
+	HealthInterval    time.Duration  `env:"HEALTH_INTERVAL" envDefault:"5s" help:"how often the background checks of /health run"`
+	TrustedProxies    []netip.Prefix `env:"TRUSTED_PROXIES" envDefault:"127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7" help:"whose X-Forwarded-* headers are believed, as CIDRs"`
+	Shutdown          Shutdown       `envPrefix:"SHUTDOWN_"`
 
 	LogLevel  slog.Level `env:"LOG_LEVEL" envDefault:"INFO" help:"DEBUG, INFO, WARN or ERROR"`
 	LogFormat string     `env:"LOG_FORMAT" envDefault:"json" help:"json or text"`
@@ -59,6 +60,7 @@ type Limits struct {
 	BatchBytes    int64 `env:"BATCH_BYTES" envDefault:"16777216" help:"body of a request that carries many records (413)"`
 	Records       int   `env:"RECORDS" envDefault:"10000" help:"records in one produce request (422)"`
 	StreamRecords int   `env:"STREAM_RECORDS" envDefault:"1000000" help:"records in one produce request that is read as a stream: NDJSON, v3 (422)"`
+	BatchEntries  int   `env:"BATCH_ENTRIES" envDefault:"10" help:"entries in one v3 records:batch request (422)"`
 	HeaderBytes   int   `env:"HEADER_BYTES" envDefault:"16384" help:"header of a request (431)"`
 	InFlightBytes int64 `env:"IN_FLIGHT_BYTES" envDefault:"67108864" help:"bodies of all produce requests that one replica works on, and answers of reads without a group (429)"`
 	Sessions      int   `env:"SESSIONS" envDefault:"1000" help:"pull sessions of one replica (429)"`
@@ -149,7 +151,7 @@ func (c *Config) check() error {
 	require(c.Limits.BatchBytes <= maxBatchBytes, "MAX_BATCH_BYTES is %d; it must be at most %d", c.Limits.BatchBytes, maxBatchBytes)
 	require(c.Shutdown.ListenGrace >= 0, "SHUTDOWN_LISTEN_GRACE is %v; it must not be negative", c.Shutdown.ListenGrace)
 	for name, n := range map[string]int64{
-		"MAX_BODY_BYTES": c.Limits.BodyBytes, "MAX_RECORDS": int64(c.Limits.Records), "MAX_STREAM_RECORDS": int64(c.Limits.StreamRecords), "MAX_HEADER_BYTES": int64(c.Limits.HeaderBytes),
+		"MAX_BODY_BYTES": c.Limits.BodyBytes, "MAX_RECORDS": int64(c.Limits.Records), "MAX_STREAM_RECORDS": int64(c.Limits.StreamRecords), "MAX_BATCH_ENTRIES": int64(c.Limits.BatchEntries), "MAX_HEADER_BYTES": int64(c.Limits.HeaderBytes),
 		"MAX_SESSIONS": int64(c.Limits.Sessions), "MAX_STREAMS": int64(c.Limits.Streams), "SESSION_MAX_BYTES": c.Session.MaxBytes,
 	} {
 		require(n > 0, "%s is %d; it must be positive", name, n)

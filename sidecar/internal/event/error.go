@@ -9,6 +9,7 @@ type Kind string
 const (
 	Invalid       Kind = "invalid"        // could not be read as what it should be; do not repeat it unchanged
 	Unprocessable Kind = "unprocessable"  // was read, and asks for what is not allowed
+	Forbidden     Kind = "forbidden"      // the configuration does not allow it
 	NotFound      Kind = "not_found"      // no such topic, partition, session or route
 	NotAllowed    Kind = "not_allowed"    // the resource exists, this method on it does not
 	NotAcceptable Kind = "not_acceptable" // no answer in the form that was asked for

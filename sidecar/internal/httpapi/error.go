@@ -12,6 +12,7 @@ import (
 
 // The error codes of the REST Proxy dialect that handlers use themselves.
 const (
+	codeTopicNotFound     = 40401
 	codePartitionNotFound = 40402
 	codeUnavailable       = 50302
 )
@@ -19,7 +20,8 @@ const (
 // statusOf maps a kind to its HTTP status.
 var statusOf = map[event.Kind]int{
 	event.Invalid: http.StatusBadRequest, event.Unprocessable: http.StatusUnprocessableEntity,
-	event.NotFound: http.StatusNotFound, event.NotAllowed: http.StatusMethodNotAllowed,
+	event.Forbidden: http.StatusForbidden,
+	event.NotFound:  http.StatusNotFound, event.NotAllowed: http.StatusMethodNotAllowed,
 	event.NotAcceptable: http.StatusNotAcceptable, event.Unsupported: http.StatusUnsupportedMediaType,
 	event.Conflict: http.StatusConflict, event.TooLarge: http.StatusRequestEntityTooLarge,
 	event.TooMany: http.StatusTooManyRequests, event.Unavailable: http.StatusServiceUnavailable,

@@ -38,7 +38,8 @@ func TestEveryErrorHasItsStatusAndCode(t *testing.T) {
 		says               string
 	}{
 		// Routes
-		{"GET", "/", "", nil, 404, 404, "/topics"},
+		{"GET", "/", "", []string{"Accept: text/html"}, 406, 406, "Accept is text/html"},
+		{"GET", "/brokers", "", []string{"Accept: text/html"}, 406, 406, "Accept is text/html"},
 		{"GET", "/nothing/here", "", nil, 404, 404, "there is nothing at /nothing/here"},
 		{"GET", "/topics/a/nothing", "", nil, 404, 404, ""},
 		{"GET", "/favicon.ico", "", nil, 404, 404, ""},

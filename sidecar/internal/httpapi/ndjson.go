@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -43,7 +42,7 @@ func (s *Server) produceLines(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return s.receive(w, r, topic, resultBytes, func(body io.Reader) recordReader {
-		return &lineRecords{lines: lineReader{src: body, max: int(s.opts.Limits.BodyBytes)}, format: format}
+		return &lineRecords{lines: pieceReader{src: body, max: int(s.opts.Limits.BodyBytes), end: lineEnd, what: "line"}, format: format}
 	}, func(u *upload) { s.answerLines(w, u) })
 }
 
@@ -86,7 +85,7 @@ func errorOf(err error) (code int, msg string) {
 
 // lineRecords reads records from lines.
 type lineRecords struct {
-	lines  lineReader
+	lines  pieceReader
 	format restproxy.Format
 }
 
@@ -103,58 +102,7 @@ func (l *lineRecords) next() (event.Record, *event.Error, error) {
 	}
 }
 
-func (l *lineRecords) ahead() int { return l.lines.end - l.lines.start }
+func (l *lineRecords) ahead() int { return l.lines.ahead() }
 
-// lineReader splits what it reads into lines, of at most max bytes.
-type lineReader struct {
-	src        io.Reader
-	max        int
-	buf        []byte
-	start, end int // of what was read and not given
-	searched   int // of that, without a line's end
-	err        error
-}
-
-// next gives the next line without its end, valid until the next call. What has no line's end
-// is a line at the body's end only: where a body breaks off, it may be half of one.
-func (l *lineReader) next() ([]byte, error) {
-	if l.start == l.end && len(l.buf) > uploadBuffer {
-		*l = lineReader{src: l.src, max: l.max, err: l.err} // one long line is no reason to keep so much
-	}
-	for {
-		if i := bytes.IndexByte(l.buf[l.start+l.searched:l.end], '\n'); i >= 0 {
-			return l.take(l.searched+i, 1)
-		}
-		l.searched = l.end - l.start
-		switch {
-		case l.searched > l.max:
-			return l.take(l.searched, 0) // which fails
-		case errors.Is(l.err, io.EOF) && l.searched > 0:
-			return l.take(l.searched, 0)
-		case l.err != nil:
-			return nil, l.err
-		}
-		if l.start > 0 {
-			l.end = copy(l.buf, l.buf[l.start:l.end])
-			l.start = 0
-		}
-		if l.end == len(l.buf) {
-			grown := make([]byte, max(uploadBuffer, min(2*len(l.buf), l.max+2)))
-			copy(grown, l.buf)
-			l.buf = grown
-		}
-		var n int
-		n, l.err = l.src.Read(l.buf[l.end:])
-		l.end += n
-	}
-}
-
-func (l *lineReader) take(n, separator int) ([]byte, error) {
-	if n > l.max {
-		return nil, event.Errorf(event.TooLarge, 0, "read body", "a line is longer than %d bytes (MAX_BODY_BYTES); send what comes after the last result with another request", l.max)
-	}
-	line := l.buf[l.start : l.start+n]
-	l.start += n + separator
-	l.searched = 0
-	return line, nil
-}
+// lineEnd finds the end of a line.
+func lineEnd(b []byte) (int, error) { return bytes.IndexByte(b, '\n') + 1, nil }

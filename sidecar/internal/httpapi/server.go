@@ -37,6 +37,9 @@ type Topics interface {
 	Topics(ctx context.Context) ([]string, error)
 	Topic(ctx context.Context, name string) (event.Topic, error)
 	Offsets(ctx context.Context, tp event.TopicPartition) (event.Bounds, error)
+	// ID is the cluster's, and Brokers are the ids of its brokers that are up.
+	ID(ctx context.Context) (string, error)
+	Brokers(ctx context.Context) ([]int32, error)
 	// Committed tells what a consumer group has committed.
 	Committed(ctx context.Context, group string) (map[event.TopicPartition]event.Commit, error)
 }
@@ -50,8 +53,12 @@ type Parts struct {
 	// (0: as many as is good); reported is called once for each that Send took, with its size,
 	// when it no longer counts as in flight, and with why it is not stored.
 	OpenStream func(window int, reported func(size int, err error)) RecordStream
-	Sessions   *session.Manager
-	Streams    *stream.Opener
+	// Admin, and GroupLag, which tells who is in a group and how far it is behind in each
+	// partition, are for v3.
+	Admin    Admin
+	GroupLag func(ctx context.Context, group string) (event.Group, []event.PartitionLag, error)
+	Sessions *session.Manager
+	Streams  *stream.Opener
 	// Lag describes the lag of a consumer group, or of all for ""; it is encoded as JSON.
 	Lag func(group string) (any, error)
 }
@@ -62,10 +69,12 @@ type Options struct {
 	RequestTimeout  time.Duration
 	ReadTimeout     time.Duration
 	ShutdownTimeout time.Duration
-	Session         config.Session
-	StreamHeartbeat time.Duration
-	TrustedProxies  []netip.Prefix
-	OpenAPI         []byte // of /openapi.yaml
+	// AllowTopicChanges lets clients make, grow and delete topics.
+	AllowTopicChanges bool
+	Session           config.Session
+	StreamHeartbeat   time.Duration
+	TrustedProxies    []netip.Prefix
+	OpenAPI           []byte // of /openapi.yaml
 }
 
 // Server serves the routes of one or more roles.
@@ -118,6 +127,36 @@ func (s *Server) routes() []route {
 		{"POST", "/topics/{topic}", "producer", s.produceV2},
 		{"POST", "/topics/{topic}/partitions/{partition}", "producer", s.produceV2},
 		{"POST", "/topics/{topic}/records", "producer", s.produceBody},
+
+		{"GET", "/{$}", "producer", s.getRoot},
+		{"POST", "/{$}", "producer", s.getRoot},
+		{"GET", "/brokers", "producer", s.getBrokers},
+
+		{"GET", "/v3/clusters", "producer", s.listClusters},
+		{"GET", "/v3/clusters/{cluster}", "producer", s.inCluster(s.getCluster)},
+		{"GET", "/v3/clusters/{cluster}/brokers", "producer", s.inCluster(s.listBrokersV3)},
+		{"GET", "/v3/clusters/{cluster}/brokers/{broker}", "producer", s.inCluster(s.getBrokerV3)},
+		{"GET", "/v3/clusters/{cluster}/topics", "producer", s.inCluster(s.listTopicsV3)},
+		{"POST", "/v3/clusters/{cluster}/topics", "producer", s.inCluster(s.createTopicV3)},
+		{"GET", "/v3/clusters/{cluster}/topics/{topic}", "producer", s.inCluster(s.getTopicV3)},
+		{"PATCH", "/v3/clusters/{cluster}/topics/{topic}", "producer", s.inCluster(s.patchTopicV3)},
+		{"DELETE", "/v3/clusters/{cluster}/topics/{topic}", "producer", s.inCluster(s.deleteTopicV3)},
+		{"POST", "/v3/clusters/{cluster}/topics/{topic}/records", "producer", s.inCluster(s.produceV3)},
+		{"POST", "/v3/clusters/{cluster}/topics/{topic}/records:batch", "producer", s.inCluster(s.produceV3Batch)},
+		{"GET", "/v3/clusters/{cluster}/topics/{topic}/configs", "producer", s.inCluster(s.listConfigs)},
+		{"GET", "/v3/clusters/{cluster}/topics/{topic}/configs/{name}", "producer", s.inCluster(s.getConfig)},
+		{"GET", "/v3/clusters/{cluster}/topics/{topic}/partitions", "producer", s.inCluster(s.listPartitionsV3)},
+		{"GET", "/v3/clusters/{cluster}/topics/{topic}/partitions/{partition}", "producer", s.inCluster(s.getPartitionV3)},
+		{"GET", "/v3/clusters/{cluster}/topics/{topic}/partitions/{partition}/offset", "producer", s.inCluster(s.getOffsetV3)},
+		{"GET", "/v3/clusters/{cluster}/topics/{topic}/partitions/{partition}/replicas", "producer", s.inCluster(s.listReplicas)},
+		{"GET", "/v3/clusters/{cluster}/topics/{topic}/partitions/{partition}/replicas/{broker}", "producer", s.inCluster(s.getReplica)},
+		{"GET", "/v3/clusters/{cluster}/consumer-groups", "producer", s.inCluster(s.listGroups)},
+		{"GET", "/v3/clusters/{cluster}/consumer-groups/{group}", "producer", s.inCluster(s.getGroup)},
+		{"GET", "/v3/clusters/{cluster}/consumer-groups/{group}/consumers", "producer", s.inCluster(s.listConsumers)},
+		{"GET", "/v3/clusters/{cluster}/consumer-groups/{group}/consumers/{consumer}", "producer", s.inCluster(s.getConsumer)},
+		{"GET", "/v3/clusters/{cluster}/consumer-groups/{group}/lags", "producer", s.inCluster(s.listLags)},
+		{"GET", "/v3/clusters/{cluster}/consumer-groups/{group}/lags/{topic}/partitions/{partition}", "producer", s.inCluster(s.getLagV3)},
+		{"GET", "/v3/clusters/{cluster}/consumer-groups/{group}/lag-summary", "producer", s.inCluster(s.getLagSummary)},
 
 		{"GET", "/topics", "consumer", s.listTopics},
 		{"GET", "/topics/{topic}", "consumer", s.getTopic},
@@ -185,7 +224,7 @@ func (s *Server) mux() *http.ServeMux {
 		}))
 	}
 	mux.HandleFunc("/", s.answer(func(_ http.ResponseWriter, r *http.Request) error {
-		return event.Errorf(event.NotFound, 0, "route", "there is nothing at %s; the HTTP API has /topics, /consumers, /streams, /lag and /health, and /openapi.yaml describes it", r.URL.Path)
+		return event.Errorf(event.NotFound, 0, "route", "there is nothing at %s; the HTTP API has /topics, /v3, /brokers, /consumers, /streams, /lag and /health, and /openapi.yaml describes it", r.URL.Path)
 	}))
 	return mux
 }

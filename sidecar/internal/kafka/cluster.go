@@ -41,6 +41,7 @@ type Cluster struct {
 
 	mu     sync.RWMutex
 	topics map[string]int // partitions by topic, as last seen
+	id     string         // of the cluster; "" until it was asked
 }
 
 // NewCluster uses client, which stays its caller's to close.
@@ -161,7 +162,42 @@ func (c *Cluster) ask(ctx context.Context, names []string) (*kmsg.MetadataRespon
 	if err != nil {
 		return nil, wrap("kafka.Metadata", err)
 	}
+	if resp.ClusterID != nil {
+		c.mu.Lock()
+		c.id = *resp.ClusterID
+		c.mu.Unlock()
+	}
 	return resp, nil
+}
+
+// ID tells the cluster's id, which does not change.
+func (c *Cluster) ID(ctx context.Context) (string, error) {
+	known := func() string {
+		c.mu.RLock()
+		defer c.mu.RUnlock()
+		return c.id
+	}
+	if id := known(); id != "" {
+		return id, nil
+	}
+	if _, err := c.ask(ctx, []string{}); err != nil {
+		return "", err
+	}
+	return known(), nil
+}
+
+// Brokers lists the ids of the brokers that are up, sorted.
+func (c *Cluster) Brokers(ctx context.Context) ([]int32, error) {
+	resp, err := c.ask(ctx, []string{})
+	if err != nil {
+		return nil, err
+	}
+	ids := make([]int32, len(resp.Brokers))
+	for i, b := range resp.Brokers {
+		ids[i] = b.NodeID
+	}
+	slices.Sort(ids)
+	return ids, nil
 }
 
 // Topics lists the names of all topics but our own and Kafka's, sorted.

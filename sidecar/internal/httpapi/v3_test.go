@@ -450,7 +450,7 @@ func TestLagIsAskedOnceForAll(t *testing.T) {
 			t.Errorf("%d %s", got.status, got.body)
 		}
 	}
-	if n, most := asked.Hits(), int(time.Since(start)/time.Second)+1; int(n) > most {
+	if n, most := asked.Hits(), int(time.Since(start)/time.Second)+1; n > most {
 		t.Errorf("12 who asked within %v cost %d questions; want at most %d", time.Since(start), n, most)
 	}
 }

@@ -104,11 +104,13 @@ func (m *metrics) handedOut(records *prometheus.CounterVec, r *event.Record, now
 
 // handedOutAll is handedOut of many, which come in long runs of one topic.
 func (m *metrics) handedOutAll(counter *prometheus.CounterVec, records []event.Record, now time.Time) {
-	for n := 0; len(records) > 0; records = records[n:] {
-		for n = 0; n < len(records) && records[n].Topic == records[0].Topic; n++ {
+	for len(records) > 0 {
+		n := 0
+		for ; n < len(records) && records[n].Topic == records[0].Topic; n++ {
 			m.age.Observe(max(0, now.Sub(records[n].Timestamp).Seconds()))
 		}
 		counter.WithLabelValues(records[0].Topic).Add(float64(n))
+		records = records[n:]
 	}
 }
 

@@ -9,8 +9,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
+	"postamt/sidecar/internal/cloudevents"
 	"postamt/sidecar/internal/event"
 	"postamt/sidecar/internal/restproxy"
 )
@@ -39,6 +41,13 @@ func (s *Server) produceBody(w http.ResponseWriter, r *http.Request) error {
 	mediaType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")) // what cannot be read is kept as it is
 	if mediaType == contentTypeNDJSON {
 		return s.produceLines(w, r)
+	}
+	mode, err := cloudevents.ModeOf(r.Header)
+	if err != nil {
+		return err
+	}
+	if mode != cloudevents.None {
+		return s.produceEvents(w, r, mode)
 	}
 	return s.produceRecord(w, r)
 }
@@ -140,6 +149,7 @@ func recordHeaders(h http.Header) []event.Header {
 // REST Proxy's produce: many records, each with a result of its own.
 //
 //	200 a result for each record, in their order; a failed one has error_code and error
+//	204 with ?async=true: Kafka has not answered yet
 //	400 not JSON, or not base64   404 no such topic or partition   413 body too large
 //	415 not a format of ours      422 not what the dialect allows  429 over a limit
 //	503 Kafka out of reach: not one record was acknowledged; see Retry-After
@@ -153,6 +163,10 @@ func (s *Server) produceV2(w http.ResponseWriter, r *http.Request) error {
 	if err := restproxy.CheckAccept(r.Header.Values("Accept")); err != nil {
 		return err
 	}
+	async := r.URL.Query().Get("async")
+	if async != "" && async != "true" && async != "false" {
+		return event.Errorf(event.Invalid, 0, "produce", "async is %q; it must be true or false", async)
+	}
 	topic, partition := r.PathValue("topic"), event.AnyPartition
 	if r.PathValue("partition") != "" {
 		if partition, err = partitionOf(r); err != nil {
@@ -163,13 +177,18 @@ func (s *Server) produceV2(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	body, release, err := s.readBody(r, s.opts.Limits.BatchBytes, "MAX_BATCH_BYTES")
-	defer release()
+	defer func() { release() }()
 	if err != nil {
 		return err
 	}
 	records, err := restproxy.DecodeProduce(body, format, s.opts.Limits.Records)
 	if err != nil {
 		return err
+	}
+	if async == "true" {
+		done := release
+		release = func() {} // once Kafka has acknowledged the last one
+		return s.produceAsync(ctx, w, records, topic, partition, done)
 	}
 	results := s.produceAll(ctx, records, topic, partition)
 	reuse(body) // librdkafka has its own copy, also of what is not acknowledged yet
@@ -179,6 +198,52 @@ func (s *Server) produceV2(w http.ResponseWriter, r *http.Request) error {
 	answer := restproxy.AppendProduced(buffer(0), results, errorItem)
 	_ = s.write(w, http.StatusOK, restproxy.ContentType, answer)
 	reuse(answer)
+	return nil
+}
+
+// produceAsync hands the records over and answers with 204 before Kafka has acknowledged them. All
+// of them must name a partition that there is, or none. What becomes of them is in the metrics
+// and, where one is not stored, in the log; a shutdown waits for it. done is called when the last
+// one has its result.
+func (s *Server) produceAsync(ctx context.Context, w http.ResponseWriter, records []event.Record, topic string, partition int32, done func()) error {
+	var open, failed atomic.Int64
+	open.Store(1) // this call
+	requestID := w.Header().Get(requestIDHeader)
+	end := func() {
+		if open.Add(-1) > 0 {
+			return
+		}
+		done()
+		if n := failed.Load(); n > 0 {
+			s.log.Warn("records that nobody waits for were not stored", "request_id", requestID, "topic", topic, "records", len(records), "failed", n)
+		}
+	}
+	defer end()
+	for i := range records {
+		rec := &records[i]
+		rec.Topic = topic
+		if rec.Partition == event.AnyPartition {
+			rec.Partition = partition
+		} else if err := s.checkPlace(ctx, topic, rec.Partition); err != nil {
+			return err
+		}
+	}
+	stream := s.OpenStream(len(records), func(_ int, err error) {
+		if err != nil {
+			failed.Add(1)
+		}
+		end()
+	})
+	defer stream.Close()
+	for i := range records {
+		open.Add(1)
+		if err := stream.Send(ctx, records[i]); err != nil {
+			open.Add(-1)
+			failed.Add(int64(len(records) - i))
+			return err
+		}
+	}
+	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
 

@@ -205,6 +205,10 @@ var client = &http.Client{
 
 // request sends a request with headers given as "Name: value"; url is a path of the API or whole.
 func request(method, url, body string, headers ...string) (answer, error) {
+	return requestBy(client, method, url, body, headers...)
+}
+
+func requestBy(client *http.Client, method, url, body string, headers ...string) (answer, error) {
 	if strings.HasPrefix(url, "/") {
 		url = project.api + url
 	}

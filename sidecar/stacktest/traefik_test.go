@@ -72,40 +72,6 @@ func TestRoundRobinOverTwoProducers(t *testing.T) {
 	}
 }
 
-func TestStickyCookieKeepsTheConsumer(t *testing.T) {
-	const n, route = 20, "/topics/{topic}"
-	replicas := scale(t, "consumer", 2)
-	cookies := make(map[string]bool)
-	for range 10 {
-		header := expect(t, 200, "GET", "/topics/my-topic", "").header.Get("Set-Cookie")
-		for _, attribute := range []string{"postamt_consumer=", "HttpOnly", "SameSite=Lax"} {
-			if !strings.Contains(header, attribute) {
-				t.Errorf("Set-Cookie is %q; want %s in it", header, attribute)
-			}
-		}
-		cookie, _, _ := strings.Cut(header, ";")
-		cookies[cookie] = true
-	}
-	if len(cookies) != 2 {
-		t.Errorf("10 requests without a cookie got the cookies %v; want one for each of two replicas", cookies)
-	}
-	for cookie := range cookies {
-		var before, got [2]float64
-		for i, replica := range replicas {
-			before[i] = requests(t, replica, route)
-		}
-		for range n {
-			expect(t, 200, "GET", "/topics/my-topic", "", "Cookie: "+cookie)
-		}
-		for i, replica := range replicas {
-			got[i] = requests(t, replica, route) - before[i]
-		}
-		if got != [2]float64{n, 0} && got != [2]float64{0, n} {
-			t.Errorf("%d requests with %s went to the two replicas as %v; want all to one", n, cookie, got)
-		}
-	}
-}
-
 func TestErrorsThroughTraefikHaveOneForm(t *testing.T) {
 	for _, c := range []struct {
 		method, path string

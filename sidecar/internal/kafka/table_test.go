@@ -127,7 +127,7 @@ func TestTableComparesAndSets(t *testing.T) {
 					})
 					if err == nil {
 						n++
-					} else if kindOf(err) != event.Conflict { // others were faster five times
+					} else if kindOf(err) != event.Conflict { // others were faster, again and again
 						t.Error(err)
 						return
 					}

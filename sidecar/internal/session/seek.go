@@ -83,6 +83,8 @@ func (s *Session) Seek(ctx context.Context, positions []Position) error {
 		if sought(tp) {
 			delete(s.delivered, tp)
 			delete(s.committed, tp)
+			delete(s.floor, tp)
+			s.given[tp] = true // it is where the client wants it
 		}
 	}
 	return nil

@@ -93,6 +93,7 @@ type Session struct {
 	users    int       // requests that use it now
 	closed   error     // why it is of no use any more
 	moved    bool      // taken over from another replica, and not read since
+	adopted  bool      // what is subscribed was so on another replica
 
 	// save changes what the table has. It is nil where there is no table.
 	save func(ctx context.Context, change func(*record)) error
@@ -109,6 +110,10 @@ type Session struct {
 	pendingBytes int64
 	delivered    map[event.TopicPartition]int64 // offset after the last record given
 	committed    map[event.TopicPartition]int64 // what of that Kafka has
+	given        map[event.TopicPartition]bool  // something of it has been
+	// floor is, of a session that has moved, what has been committed before anything was given: a
+	// client commits then what the replica before has given it, which must not come again.
+	floor map[event.TopicPartition]int64
 }
 
 func newSession(s Settings, k Kafka, now time.Time) *Session {
@@ -117,6 +122,8 @@ func newSession(s Settings, k Kafka, now time.Time) *Session {
 		assigned:  make(map[event.TopicPartition]int),
 		delivered: make(map[event.TopicPartition]int64),
 		committed: make(map[event.TopicPartition]int64),
+		given:     make(map[event.TopicPartition]bool),
+		floor:     make(map[event.TopicPartition]int64),
 	}
 }
 
@@ -181,7 +188,7 @@ func (s *Session) replace(ctx context.Context, sub subscription, topics []string
 	s.leave(true)
 	s.mu.Lock()
 	s.sub = sub
-	s.moved = false
+	s.moved, s.adopted = false, false
 	s.mu.Unlock()
 	return s.join(ctx)
 }
@@ -358,6 +365,8 @@ func (s *Session) forget(lost func(event.TopicPartition) bool) {
 			delete(s.assigned, tp)
 			delete(s.delivered, tp)
 			delete(s.committed, tp)
+			delete(s.given, tp)
+			delete(s.floor, tp)
 		}
 	}
 	s.pending = slices.DeleteFunc(s.pending, func(r event.Record) bool { return lost(placeOf(&r)) })
@@ -454,12 +463,14 @@ func (s *Session) take(member int, records []event.Record) {
 	if member != s.member {
 		return
 	}
-	mine, n := false, 0
+	mine, floor, n := false, int64(0), 0
 	for i := range records {
 		if newPlace(records, i) {
-			_, mine = s.assigned[placeOf(&records[i])]
+			tp := placeOf(&records[i])
+			_, mine = s.assigned[tp]
+			floor = s.floor[tp]
 		}
-		if !mine {
+		if !mine || records[i].Offset < floor {
 			continue
 		}
 		s.pendingBytes += weight(&records[i])
@@ -515,6 +526,7 @@ func (s *Session) give(maxBytes int64) *Batch {
 		if newPlace(b.Records, i) {
 			tp := placeOf(&b.Records[i])
 			b.epochs[tp] = s.assigned[tp]
+			s.given[tp] = true
 		}
 	}
 	return b
@@ -631,8 +643,14 @@ func (s *Session) CommitOffsets(ctx context.Context, offsets map[event.TopicPart
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for tp, c := range offsets {
-		if s.assigned[tp] == epochs[tp] {
-			s.committed[tp] = c.Offset
+		if s.assigned[tp] != epochs[tp] {
+			continue
+		}
+		s.committed[tp] = c.Offset
+		if s.adopted && !s.given[tp] {
+			s.floor[tp] = c.Offset
+			s.pending = slices.DeleteFunc(s.pending, func(r event.Record) bool { return placeOf(&r) == tp && r.Offset < c.Offset })
+			s.count()
 		}
 	}
 	return nil

@@ -1,5 +1,6 @@
 """What schemathesis cannot read from openapi.yaml."""
 
+import os
 import re
 import zlib
 
@@ -7,6 +8,8 @@ import schemathesis
 
 # What there is when ./scripts/test has started `postamt dev`, and what is right for each.
 KNOWN = {
+    "cluster": (r"[a-zA-Z0-9_-]{1,99}", [os.environ["CLUSTER_ID"]]),
+    "broker": (r"[0-9]{1,9}", [0]),
     "topic": (r"[a-zA-Z0-9._-]{1,249}", ["my-topic", "test.voucher"]),
     "partition": (r"[0-9]{1,9}", [0, 1, 2]),
     "group": (r"[^\x00-\x20/\x7f\ufffd]{1,249}", ["shop"]),
@@ -27,7 +30,10 @@ def map_path_parameters(context, path_parameters):
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    """Keeps the instance that ./scripts/test has made."""
+    """Asks for the cluster that there is in place of the examples', and keeps the instance that
+    ./scripts/test has made."""
+    if (case.path_parameters or {}).get("cluster") == "AAAA":
+        case.path_parameters["cluster"] = os.environ["CLUSTER_ID"]
     if case.method == "DELETE" and case.path.endswith("/instances/{instance}") and case.path_parameters.get("instance") == "shop-1":
         case.path_parameters["instance"] = "another"
 

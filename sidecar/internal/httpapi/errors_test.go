@@ -128,6 +128,7 @@ func TestEveryErrorHasItsStatusAndCode(t *testing.T) {
 		{"GET", "/consumers/g/instances/none/offsets", "", nil, 404, 40403, ""},
 		{"GET", "/consumers/h/instances/c/records", "", nil, 404, 40403, ""}, // of another group
 		{"POST", c + "/subscription", `{}`, []string{plainV2}, 422, 422, "topic_pattern"},
+		{"POST", c + "/subscription", `{"topics":["a","b.*"]}`, []string{plainV2}, 422, 422, "goes into topic_pattern"},
 		{"POST", c + "/subscription", `{"topics":["_postamt.own"]}`, []string{plainV2}, 404, 40401, ""},
 		{"POST", c + "/subscription", `{"topic_pattern":"("}`, []string{plainV2}, 422, 422, "regular expression"},
 		{"GET", c + "/records", "", nil, 409, 40903, "not subscribed"},

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"math"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -153,8 +152,10 @@ func DecodeSubscription(body []byte) (Subscription, error) {
 	if err := unmarshal(body, &s); err != nil {
 		return s, err
 	}
-	if slices.Contains(s.Topics, "") {
-		return s, event.Errorf(event.Unprocessable, 0, op, "topics has an empty name")
+	for _, topic := range s.Topics {
+		if !topicName.MatchString(topic) { // it would be waited for without end
+			return s, event.Errorf(event.Unprocessable, 0, op, "topics has %q; a topic's name has 1 to 249 of a-z, A-Z, 0-9, '.', '_' and '-' (a pattern goes into topic_pattern)", topic)
+		}
 	}
 	switch {
 	case len(s.Topics) > 0:

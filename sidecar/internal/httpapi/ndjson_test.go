@@ -325,7 +325,7 @@ func TestKafkaAwayInTheMiddleOfLines(t *testing.T) {
 
 func TestAShutdownEndsAStreamOfLinesWithItsResults(t *testing.T) {
 	t.Parallel()
-	s := serve(t, map[string]string{"SHUTDOWN_TIMEOUT": "2s"})
+	s := serve(t, map[string]string{"SHUTDOWN_TIMEOUT": "8s"})
 	body, sender := io.Pipe()
 	answered := make(chan answer)
 	go func() { answered <- s.send("POST", "/topics/b/records", body, ndjson) }()

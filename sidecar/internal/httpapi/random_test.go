@@ -106,11 +106,8 @@ func (s *service) atRest(what string, before, slack holding) holding {
 		http.DefaultTransport.(*http.Transport).CloseIdleConnections()
 		http.DefaultClient.CloseIdleConnections()
 		time.Sleep(50 * time.Millisecond)
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
 		open, _ := os.ReadDir("/proc/self/fd")
-		now = holding{runtime.NumGoroutine(), len(open), m.HeapAlloc}
+		now = holding{runtime.NumGoroutine(), len(open), heapInUse()}
 		if len(busy) == 0 && (before == holding{} || now.goroutines <= before.goroutines+slack.goroutines &&
 			now.descriptors <= before.descriptors+slack.goroutines && now.heap <= before.heap+slack.heap) {
 			return now
@@ -123,6 +120,14 @@ func (s *service) atRest(what string, before, slack holding) holding {
 	_ = pprof.Lookup("goroutine").WriteTo(&stacks, 1)
 	s.t.Fatalf("%s: %v; it holds %+v, before %+v\n%.20000s", what, busy, now, before, stacks.String())
 	return now
+}
+
+// heapInUse is what the heap holds once the garbage is gone.
+func heapInUse() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
 
 // badRequest sends one connection's requests and holds the answers against the rules.

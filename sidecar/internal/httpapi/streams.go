@@ -214,6 +214,11 @@ func (o *streamWriter) events(events []stream.Event) error {
 			o.buf = append(append(append(o.buf, "id: "...), e.Cursor...), "\nevent: gap\ndata: "...)
 			o.buf = append(append(o.buf, gap...), "\n\n"...)
 		}
+		if len(o.buf) >= sendStep { // a poll may have given megabytes
+			if err := o.flush(); err != nil {
+				return err
+			}
+		}
 	}
 	return o.flush()
 }

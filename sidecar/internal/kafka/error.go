@@ -24,7 +24,7 @@ const (
 
 const (
 	msgAway  = "Kafka cannot be reached at present; repeat the request later"
-	msgMaybe = "Kafka has not acknowledged the record in time: it may be stored, or not; repeat the request, and expect that it can come twice"
+	msgMaybe = "Kafka has not acknowledged the record in time (REQUEST_TIMEOUT): it may be stored, or not; repeat the request, and expect that it can come twice"
 )
 
 // wrap gives a client's error its Kind from its code, never from its text, which the

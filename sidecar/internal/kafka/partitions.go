@@ -65,6 +65,10 @@ func (c *Cluster) OffsetsAt(ctx context.Context, topic string, t time.Time) (map
 	return out, nil
 }
 
+// streamMaxBytes is what one fetch of a stream brings, or one record: a thousand readers that
+// have stopped hold it twice each, the one that they were being sent and the next one.
+const streamMaxBytes = 256 << 10
+
 // Partitions reads given partitions of one topic from given offsets, without a group.
 // Records of transactions that were aborted or are open are left out.
 type Partitions struct {
@@ -80,8 +84,8 @@ func OpenPartitions(servers []string, topic string, from map[int32]int64) (*Part
 		// A place that is gone is shown to the reader, not skipped.
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
-		kgo.FetchMaxBytes(fetchMaxBytes),
-		kgo.FetchMaxPartitionBytes(fetchMaxPartitionBytes),
+		kgo.FetchMaxBytes(streamMaxBytes),
+		kgo.FetchMaxPartitionBytes(streamMaxBytes),
 		kgo.FetchMaxWait(fetchMaxWait),
 		kgo.MetadataMaxAge(metadataMaxAge),
 	)

@@ -34,6 +34,10 @@ type Source interface {
 // pollRecords bounds what a stream holds between two writes to its client.
 const pollRecords = 500
 
+// grownOffset is how far offsets may grow while a stream is open: a cursor that fits today
+// must still be taken when its client comes back.
+const grownOffset = 1<<35 - 1
+
 // filterTurn is how long matching records wait for others of the same poll: a slow filter
 // holds back no event for longer, and does not make a write of each.
 const filterTurn = 50 * time.Millisecond
@@ -125,7 +129,11 @@ func (o *Opener) Open(ctx context.Context, r Request) (*Stream, error) {
 	for _, g := range gaps {
 		s.opening = append(s.opening, Event{Gap: g, Cursor: s.Cursor()})
 	}
-	if n := len(s.Cursor()); n > maxCursorBytes {
+	later := make(map[int32]int64, len(s.positions))
+	for p, at := range s.positions {
+		later[p] = max(at, grownOffset)
+	}
+	if len(encodeCursor(s.topic, later)) > maxCursorBytes {
 		return nil, event.Errorf(event.Unprocessable, 0, "open stream", "topic %q has %d partitions, too many for one cursor; read them one by one, with ?partition=", r.Topic, len(bounds))
 	}
 	s.source, err = o.Source(r.Topic, maps.Clone(s.positions))

@@ -10,7 +10,7 @@ import (
 
 const (
 	// moreWait is how long a read that has records waits for the rest of those that there are.
-	moreWait = 50 * time.Millisecond
+	moreWait = 500 * time.Millisecond
 	// fetchWait is how long a read waits at least for records that there are: the connection to
 	// Kafka may take longer than its client wants to wait for new ones.
 	fetchWait = 2 * time.Second

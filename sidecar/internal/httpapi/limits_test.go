@@ -45,7 +45,7 @@ func (s *service) raw(request string) string {
 func TestEveryLimitIsReachedAndNamed(t *testing.T) {
 	t.Parallel()
 	s := serve(t, nil)
-	small := serve(t, map[string]string{"MAX_SESSIONS": "1", "MAX_STREAMS": "1", "REQUEST_TIMEOUT": "1s", "READ_TIMEOUT": "300ms",
+	small := serve(t, map[string]string{"MAX_SESSIONS": "1", "MAX_STREAMS": "1", "MAX_STREAM_RECORDS": "100", "REQUEST_TIMEOUT": "1s", "READ_TIMEOUT": "300ms",
 		"SESSION_MAX_WAIT": "200ms", "SESSION_MAX_BYTES": "1000", "SESSION_IDLE_TIMEOUT": "1s"})
 	tight := serve(t, map[string]string{"MAX_IN_FLIGHT_BYTES": "20971520"})
 	records := func(n int) string {
@@ -70,6 +70,27 @@ func TestEveryLimitIsReachedAndNamed(t *testing.T) {
 		"MAX_RECORDS": func(t *testing.T) {
 			s.do("POST", "/topics/b", records(10_000), jsonV2).want(t, "as many records as may be", 200, "")
 			s.do("POST", "/topics/b", records(10_001), jsonV2).refused(t, 422, "there are 10001 records; a request takes at most 10000 (MAX_RECORDS)")
+		},
+		"MAX_STREAM_RECORDS": func(t *testing.T) {
+			lines := strings.Repeat(`{"value":1}`+"\n", 101)
+			small.do("POST", "/topics/a/records", lines[:len(lines)-12], ndjson).want(t, "as many lines as may be", 200, "")
+			if got := small.do("POST", "/topics/a/records", lines, ndjson); got.status != 422 || !strings.Contains(got.body, "at most 100 records (MAX_STREAM_RECORDS)") {
+				t.Errorf("a line too many: %d %s", got.status, got.body)
+			}
+		},
+		"MAX_BATCH_ENTRIES": func(t *testing.T) {
+			var entries []string
+			for i := range 11 {
+				entries = append(entries, fmt.Sprintf(`{"id":"%d","value":{"type":"STRING","data":"x"}}`, i))
+			}
+			cluster := s.do("GET", "/v3/clusters", "").body
+			_, rest, _ := strings.Cut(cluster, `"cluster_id":"`)
+			id, _, _ := strings.Cut(rest, `"`)
+			batch := func(n int) answer {
+				return s.do("POST", "/v3/clusters/"+id+"/topics/b/records:batch", `{"entries":[`+strings.Join(entries[:n], ",")+`]}`, plainJSON)
+			}
+			batch(10).want(t, "as many entries as may be", 207, "")
+			batch(11).refused(t, 422, "there are 11 entries; a batch takes at most 10 (MAX_BATCH_ENTRIES)")
 		},
 		"MAX_HEADER_BYTES": func(t *testing.T) {
 			s.do("GET", "/health/live", "", "X-Large: "+repeat('x', 15_000)).want(t, "a header below", 200, "")
@@ -140,7 +161,7 @@ func TestEveryLimitIsReachedAndNamed(t *testing.T) {
 		},
 		"SESSION_MAX_WAIT": func(t *testing.T) {
 			begun := time.Now()
-			small.do("GET", "/topics/a/partitions/0/records?offset=0&timeout=60000", "").want(t, "a read without a group", 200, "[]")
+			small.do("GET", "/topics/a/partitions/0/records?offset=latest&timeout=60000", "").want(t, "a read without a group", 200, "[]")
 			if took := time.Since(begun); took > 10*time.Second {
 				t.Errorf("a read waits %v; want 200ms", took)
 			}
@@ -162,7 +183,7 @@ func TestEveryLimitIsReachedAndNamed(t *testing.T) {
 		}
 	}
 	for _, name := range []string{ // in order: those of small follow on each other
-		"MAX_BODY_BYTES", "MAX_BATCH_BYTES", "MAX_RECORDS", "MAX_HEADER_BYTES", "MAX_IN_FLIGHT_BYTES",
+		"MAX_BODY_BYTES", "MAX_BATCH_BYTES", "MAX_RECORDS", "MAX_STREAM_RECORDS", "MAX_BATCH_ENTRIES", "MAX_HEADER_BYTES", "MAX_IN_FLIGHT_BYTES",
 		"MAX_SESSIONS", "SESSION_IDLE_TIMEOUT", "SESSION_MAX_BYTES", "SESSION_MAX_WAIT", "MAX_STREAMS", "READ_TIMEOUT", "REQUEST_TIMEOUT",
 	} {
 		t.Run(name, cases[name])

@@ -53,10 +53,11 @@ var (
 
 // ownTopics are what Postamt keeps its own state in. They are compacted, since the last
 // record of a key is the state of that key, and have one partition, since one order of all
-// records is what makes compare-and-set possible.
+// records is what makes compare-and-set possible. Every replica reads them whole when it starts,
+// and Kafka compacts only segments that are full: so those are small.
 func ownTopics() []Topic {
 	compacted := func(name string) Topic {
-		return Topic{Name: name, Partitions: 1, Configs: map[string]string{configCleanup: "compact"}}
+		return Topic{Name: name, Partitions: 1, Configs: map[string]string{configCleanup: "compact", "segment.bytes": "16777216"}}
 	}
 	return []Topic{compacted("_postamt.sessions"), compacted("_postamt.subscriptions")}
 }

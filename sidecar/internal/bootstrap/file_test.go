@@ -36,7 +36,7 @@ func TestParseExpandsEventsIntoEnvironments(t *testing.T) {
 		wantPartitions := 3
 		switch {
 		case strings.HasPrefix(topic.Name, "_postamt."):
-			wantConfigs, wantPartitions = map[string]string{"cleanup.policy": "compact"}, 1
+			wantConfigs, wantPartitions = map[string]string{"cleanup.policy": "compact", "segment.bytes": "16777216"}, 1
 		case strings.HasSuffix(topic.Name, ".dead-letters"):
 			wantConfigs = map[string]string{"retention.ms": "2592000000"} // 30 days
 		case topic.Name != "my-topic":

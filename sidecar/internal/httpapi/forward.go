@@ -408,6 +408,7 @@ func (s *Server) arrivalOf(w http.ResponseWriter, r *http.Request, cancel func()
 	if r.Header.Get(forwardHeader) == "" {
 		return nil
 	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // the body ends when the answer has arrived
 	a := &arrival{w: w, said: make(chan error, 1)}
 	a.done.Go(func() {
 		_, err := io.Copy(io.Discard, r.Body)

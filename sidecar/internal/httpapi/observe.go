@@ -166,7 +166,8 @@ func (s *Server) observe(mux *http.ServeMux) http.Handler {
 			// What a replica forwards is a POST, since its body says when the answer has arrived.
 			r.Method = http.MethodGet
 			_ = http.NewResponseController(w).EnableFullDuplex()
-		} else if r.ContentLength != 0 {
+		}
+		if r.ContentLength != 0 {
 			// Not the server's ReadTimeout: that would end streams and waiting reads too.
 			_ = http.NewResponseController(w).SetReadDeadline(start.Add(s.opts.ReadTimeout))
 		}

@@ -345,7 +345,8 @@ func (r *tableReader) fetch(ctx context.Context, from int64, wait time.Duration)
 	partition.PartitionMaxBytes = fetchMaxBytes
 	topic.Partitions = append(topic.Partitions, partition)
 	req.Topics = append(req.Topics, topic)
-	answer, err := r.client.Broker(int(leader)).RetriableRequest(ctx, req)
+	// Tried once: whoever asks again asks for the leader, too.
+	answer, err := r.client.Broker(int(leader)).Request(ctx, req)
 	if err != nil {
 		r.forget()
 		return nil, 0, 0, err

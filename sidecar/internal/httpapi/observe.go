@@ -179,7 +179,9 @@ func (s *Server) observe(mux *http.ServeMux) http.Handler {
 		}
 		s.metrics.requests.WithLabelValues(r.Pattern, method, strconv.Itoa(rec.status)).Inc() // the mux has set the pattern
 		s.metrics.duration.WithLabelValues(r.Pattern, method).Observe(time.Since(start).Seconds())
-		s.log.Debug("request", "request_id", id, "method", r.Method, "path", r.URL.Path, "status", rec.status, "duration", time.Since(start))
+		if s.log.Enabled(r.Context(), slog.LevelDebug) { // else the arguments are made for nothing
+			s.log.Debug("request", "request_id", id, "method", r.Method, "path", r.URL.Path, "status", rec.status, "duration", time.Since(start))
+		}
 		if aborted {
 			panic(http.ErrAbortHandler) // net/http closes the connection
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -78,7 +79,7 @@ func (b *bench) drainOne(ctx context.Context, p *process, group, format string) 
 // newSession makes a session and waits until it has partitions; it returns its address.
 func newSession(ctx context.Context, p *process, group, format, topic string) (string, error) {
 	settings := fmt.Sprintf(`{"name":"bench","format":%q,"auto.offset.reset":"earliest","auto.commit.enable":"false"}`, format)
-	if _, err := send(ctx, http.MethodPost, p.http+"/consumers/"+group, "application/vnd.kafka.v2+json", []byte(settings)); err != nil {
+	if err := create(ctx, p.http+"/consumers/"+group, settings); err != nil {
 		return "", err
 	}
 	session := p.http + "/consumers/" + group + "/instances/bench"
@@ -96,6 +97,25 @@ func newSession(ctx context.Context, p *process, group, format, topic string) (s
 		time.Sleep(5 * time.Millisecond)
 	}
 	return session, ctx.Err()
+}
+
+// create makes a session.
+func create(ctx context.Context, url, settings string) error {
+	return again(func() error {
+		_, err := send(ctx, http.MethodPost, url, "application/vnd.kafka.v2+json", []byte(settings))
+		return err
+	})
+}
+
+// again repeats what was answered with 503, as that answer asks for: a replica that has just
+// started does not know the sessions of the others yet, and Kafka may be slow to answer.
+func again(do func() error) error {
+	for began := time.Now(); ; time.Sleep(100 * time.Millisecond) {
+		err := do()
+		if err == nil || !strings.Contains(err.Error(), "503 Service Unavailable") || time.Since(began) > 20*time.Second {
+			return err
+		}
+	}
 }
 
 // readRecords reads once and counts the records. Counting is all that it does with them, so

@@ -90,7 +90,7 @@ func (b *bench) openIdle(ctx context.Context, p *process, from, to int) error {
 			for i := int(next.Add(1)) - 1; i < to && opening.Err() == nil; i = int(next.Add(1)) - 1 {
 				_, err := newSession(opening, p, fmt.Sprintf("bench-idle-%d", i), "json", "bench.idle")
 				if err == nil {
-					err = openStream(ctx, p)
+					err = again(func() error { return openStream(ctx, p) })
 				}
 				if err != nil {
 					fail(err)

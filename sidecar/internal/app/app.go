@@ -125,6 +125,10 @@ func runSessions(ctx context.Context, sessions *session.Manager, table *kafka.Ta
 	var both errgroup.Group
 	both.Go(func() error { return table.Run(life) })
 	both.Go(func() error {
+		sessions.Warm(ctx)
+		return nil
+	})
+	both.Go(func() error {
 		defer end()
 		return sessions.Run(ctx)
 	})

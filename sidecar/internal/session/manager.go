@@ -542,6 +542,22 @@ func (m *Manager) expire(ctx context.Context, key string) {
 	}
 }
 
+// Warm has the first write to the table behind it before a client waits for one: on a new
+// cluster, Kafka makes its own topic of transactions for it, which takes seconds. It tries until
+// it has succeeded or ctx ends.
+func (m *Manager) Warm(ctx context.Context) {
+	for {
+		if _, err := m.signingKey(ctx); err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(sweepInterval):
+		}
+	}
+}
+
 // Sign makes what proves to another replica that a request comes from one that reads the same
 // table. text is what the request is.
 func (m *Manager) Sign(ctx context.Context, text string) ([]byte, error) {

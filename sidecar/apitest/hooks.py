@@ -1,5 +1,6 @@
 """What schemathesis cannot read from openapi.yaml."""
 
+import json
 import os
 import re
 import zlib
@@ -40,7 +41,8 @@ def before_call(context, case, kwargs):
 
 @schemathesis.serializer("application/x-ndjson")
 def lines(context, value):
-    return value.encode("utf-8", "replace") if isinstance(value, str) else b""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text.encode("utf-8", "replace")
 
 
 def integers(value):

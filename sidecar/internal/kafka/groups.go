@@ -43,18 +43,21 @@ func (a *Admin) Group(ctx context.Context, name string) (event.Group, error) {
 	if name == "" || event.OwnGroup(name) {
 		return g, groupNotFound(op, name)
 	}
-	described, err := a.admin.DescribeGroups(ctx, name)
-	if err != nil {
-		return g, wrap(op, err)
-	}
-	switch d, _ := described.On(name, nil); {
-	case d.Err != nil && !errors.Is(d.Err, kerr.GroupIDNotFound):
-		return g, wrap(op, d.Err)
-	case d.Err == nil && d.State != "Dead":
-		fillClassic(&g, d)
-	default: // not of the classic protocol, or no group at all
-		if err := a.fillConsumer(ctx, &g); err != nil {
-			return g, err
+	// Each protocol has a question of its own; a group of the other one is not found. Old
+	// brokers know the first protocol alone, so that the other's error counts only without it.
+	consumerErr := a.fillConsumer(ctx, &g)
+	if g.State == "" {
+		described, err := a.admin.DescribeGroups(ctx, name)
+		if err != nil {
+			return g, wrap(op, err)
+		}
+		switch d, _ := described.On(name, nil); {
+		case d.Err != nil && !errors.Is(d.Err, kerr.GroupIDNotFound):
+			return g, wrap(op, d.Err)
+		case d.Err == nil && d.State != "Dead":
+			fillClassic(&g, d)
+		case consumerErr != nil:
+			return g, consumerErr
 		}
 	}
 	states := map[string]*event.GroupState{name: &g.GroupState}
@@ -107,7 +110,7 @@ func (a *Admin) fillConsumer(ctx context.Context, g *event.Group) error {
 		}
 		for _, d := range resp.Groups {
 			if d.ErrorCode != 0 {
-				continue // of no protocol that has members to describe
+				continue // it is of another protocol, or none at all
 			}
 			g.State, g.Protocol, g.Assignor, g.Coordinator = d.State, protocolConsumer, d.AssignorName, shard.Meta.NodeID
 			for _, m := range d.Members {

@@ -235,7 +235,11 @@ func queryOfLists(r *http.Request, known ...string) (url.Values, error) {
 	}
 	for name := range values {
 		if !slices.Contains(known, name) {
-			return nil, event.Errorf(event.Unprocessable, 0, "query", "there is no query parameter %q here; known are %s", name, strings.Join(known, ", "))
+			hint := "; leave it out"
+			if len(known) > 0 {
+				hint = "; known are " + strings.Join(known, ", ")
+			}
+			return nil, event.Errorf(event.Unprocessable, 0, "query", "there is no query parameter %q here%s", name, hint)
 		}
 	}
 	return values, nil

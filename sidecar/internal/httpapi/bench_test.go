@@ -36,7 +36,7 @@ func BenchmarkProduceV2(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	log := slog.New(slog.NewJSONHandler(io.Discard, nil)) // at its default level, as a producer's is
+	log := slog.New(slog.NewJSONHandler(io.Discard, nil)) //nolint:sloglint // at its default level, which a producer's has, too
 	handler := httpapi.New(b.Context(), httpapi.Parts{Topics: storing{}, Producer: storing{}},
 		httpapi.Options{Limits: cfg.Limits, RequestTimeout: time.Minute, ReadTimeout: time.Minute}, log, prometheus.NewRegistry())
 	for _, n := range []int{1, 100, 1000} {

@@ -37,8 +37,14 @@ func (f *fakeTable) Each(each func(string, []byte)) {
 	}
 }
 
-func (f *fakeTable) CatchUp(context.Context) error { return f.refuse }
-func (f *fakeTable) Following() bool               { return f.refuse == nil }
+func (f *fakeTable) CatchUp(context.Context) error { return f.refused() }
+func (f *fakeTable) Following() bool               { return f.refused() == nil }
+
+func (f *fakeTable) refused() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.refuse
+}
 
 func (f *fakeTable) Update(_ context.Context, key string, change func([]byte) ([]byte, error)) error {
 	f.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -82,8 +83,8 @@ func (v *variables) attribute(header, otherwise string) string {
 
 // header is the last header of a name, which is the one that counts where a name repeats.
 func (v *variables) header(name string) (string, bool) {
-	for i := len(v.record.Headers) - 1; i >= 0; i-- {
-		if h := v.record.Headers[i]; h.Key == name && h.Value != nil {
+	for _, h := range slices.Backward(v.record.Headers) {
+		if h.Key == name && h.Value != nil {
 			return strings.ToValidUTF8(string(h.Value), "\uFFFD"), true
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -155,10 +156,7 @@ func wantKind(t *testing.T, err error, kinds ...event.Kind) {
 	if !errors.As(err, &ee) || ee.Msg == "" {
 		t.Fatalf("%v is no error that a client can be shown", err)
 	}
-	for _, k := range kinds {
-		if ee.Kind == k {
-			return
-		}
+	if !slices.Contains(kinds, ee.Kind) {
+		t.Errorf("%v is %s; want one of %v", err, ee.Kind, kinds)
 	}
-	t.Errorf("%v is %s; want one of %v", err, ee.Kind, kinds)
 }

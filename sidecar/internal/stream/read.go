@@ -71,7 +71,7 @@ func (o *Opener) Read(ctx, stop context.Context, tp event.TopicPartition, from s
 				return nil, err
 			}
 			if err != nil {
-				return out, nil //nolint:nilerr // there is no room for it beside the others
+				return out, nil // there is no room for it beside the others
 			}
 			size += int64(r.Size())
 			out = append(out, *r)

@@ -142,8 +142,15 @@ func (s *service) badRequest(number int, g *generator, statuses map[int]int) {
 	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
 	request := g.request()
 	alone := len(request)
+	methodOf := func(request []byte) string {
+		method, _, _ := strings.Cut(string(request[:min(len(request), 20)]), " ")
+		return method
+	}
+	method, second := methodOf(request), http.MethodGet
 	if g.rarely(10) { // requests on the heels of another one
-		request = append(request, g.request()...)
+		next := g.request()
+		second = methodOf(next)
+		request = append(request, next...)
 	}
 	if g.rarely(30) {
 		request = append(request, g.junk(200)...)
@@ -161,7 +168,6 @@ func (s *service) badRequest(number int, g *generator, statuses map[int]int) {
 		_ = conn.(*net.TCPConn).CloseWrite()
 	}
 	answers := bufio.NewReader(conn)
-	method, _, _ := strings.Cut(string(request[:min(len(request), 20)]), " ")
 	for n := range 3 {
 		resp, err := http.ReadResponse(answers, &http.Request{Method: method})
 		if err != nil {
@@ -187,6 +193,7 @@ func (s *service) badRequest(number int, g *generator, statuses map[int]int) {
 			return // cut off, as by a pipelined request that is none
 		case resp.StatusCode >= 300 && resp.StatusCode < 400:
 			fail("a redirect to %s", resp.Header.Get("Location"))
+		case resp.StatusCode >= 400 && kind == "application/x-ndjson": // the results before what ended a stream
 		case resp.StatusCode >= 400 && method != http.MethodHead:
 			var e struct {
 				Code    int    `json:"error_code"`
@@ -198,7 +205,7 @@ func (s *service) badRequest(number int, g *generator, statuses map[int]int) {
 				fail("%s of %s is not in our form: %q, %v", resp.Status, kind, body, err)
 			}
 		}
-		method = http.MethodGet // of the next one, if there is one; it matters for HEAD alone
+		method, second = second, http.MethodGet // of the next one, if there is one; it matters for HEAD alone
 		if resp.Close || len(request) == alone {
 			return
 		}
@@ -262,6 +269,8 @@ func (g *generator) target() (method, target string) {
 			return g.of("0", "1", "2", "3")
 		case "{group}":
 			return g.of("g1", "g2")
+		case "{cluster}":
+			return "kfake" // what kfake calls itself
 		}
 		return g.of("c1", "c2", "c3")
 	})

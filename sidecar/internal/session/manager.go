@@ -143,7 +143,7 @@ func (m *Manager) reserve(key string, taken error) (done func(), err error) {
 // add keeps a session that the table says is ours. moved is one that another replica had.
 func (m *Manager) add(key string, r record, moved bool) (*Session, error) {
 	s := newSession(r.Settings, m.kafka, time.Now())
-	s.sub, s.moved, s.adopted, s.saved = r.subscription, moved, moved, time.Now()
+	s.sub, s.moved, s.saved = r.subscription, moved, time.Now()
 	s.save = func(ctx context.Context, change func(*record)) error { return m.save(ctx, s, key, r.Epoch, change) }
 	s.lost = func() { m.drop(key, s, ErrMoved) }
 	m.mu.Lock()

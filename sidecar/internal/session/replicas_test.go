@@ -128,6 +128,37 @@ func TestCommitsAfterAMove(t *testing.T) {
 	})
 }
 
+// A read that breaks off has given the client nothing: it is as if there had been none.
+func TestAFailedReadAfterAMove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, g, one, two := twoReplicas(t)
+		s, err := one.Create(t.Context(), Settings{Group: "g", Name: "c", FromEarliest: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Subscribe(t.Context(), []string{"a"}, ""); err != nil {
+			t.Fatal(err)
+		}
+		if err := two.TakeOver(t.Context(), place(t, two)); err != nil {
+			t.Fatal(err)
+		}
+		moved := place(t, two).Session
+		f := g.members[1]
+		f.assign(a0)
+		f.arrive(a0, 10, 1, 1, 1)
+		read(t, moved, plenty).Failed()
+		wantCode(t, "a commit of what the replica before gave", moved.Commit(t.Context()), event.Conflict, 40903)
+		b := read(t, moved, plenty)
+		if err := moved.CommitOffsets(t.Context(), map[event.TopicPartition]event.Commit{a0: {Offset: 12}}); err != nil {
+			t.Fatal(err)
+		}
+		b.Failed()
+		if b := read(t, moved, plenty); show(b.Records) != "[a0@12]" {
+			t.Errorf("after a commit of a0 at 12 comes %s", show(b.Records))
+		}
+	})
+}
+
 func TestOneOfManyTakesOver(t *testing.T) {
 	table, g := newTable(), &group{}
 	first := managerFor(t, g, table, 10, time.Hour)

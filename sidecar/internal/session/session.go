@@ -92,8 +92,8 @@ type Session struct {
 	saved    time.Time // when the table had it last
 	users    int       // requests that use it now
 	closed   error     // why it is of no use any more
-	moved    bool      // taken over from another replica, and not read since
-	adopted  bool      // what is subscribed was so on another replica
+	moved    bool      // the client may have been given more than is known here, and nothing since
+	out      *Batch    // on its way to the client
 
 	// save changes what the table has. It is nil where there is no table.
 	save func(ctx context.Context, change func(*record)) error
@@ -110,9 +110,10 @@ type Session struct {
 	pendingBytes int64
 	delivered    map[event.TopicPartition]int64 // offset after the last record given
 	committed    map[event.TopicPartition]int64 // what of that Kafka has
-	given        map[event.TopicPartition]bool  // something of it has been
-	// floor is, of a session that has moved, what has been committed before anything was given: a
-	// client commits then what the replica before has given it, which must not come again.
+	given        map[event.TopicPartition]bool  // something of it has been, or the client has said where it goes on
+	// floor is what has been committed of a partition before anything of it was given: a client
+	// commits then what it has from the replica before, or an answer whose arrival is not known
+	// here, and that must not come again.
 	floor map[event.TopicPartition]int64
 }
 
@@ -188,7 +189,7 @@ func (s *Session) replace(ctx context.Context, sub subscription, topics []string
 	s.leave(true)
 	s.mu.Lock()
 	s.sub = sub
-	s.moved, s.adopted = false, false
+	s.moved = false
 	s.mu.Unlock()
 	return s.join(ctx)
 }
@@ -380,12 +381,14 @@ func (s *Session) count() {
 	}
 }
 
-// Batch is what one read gives. Exactly one of Delivered and Failed must be called.
+// Batch is what one read gives. Exactly one of Delivered, Failed and Unknown must be called.
 type Batch struct {
-	Records []event.Record
-	session *Session
-	epochs  map[event.TopicPartition]int
-	done    func()
+	Records   []event.Record
+	session   *Session
+	epochs    map[event.TopicPartition]int
+	committed map[event.TopicPartition]int64 // by offsets while it was out
+	ended     chan struct{}
+	done      func()
 }
 
 // Read waits up to wait for records, or until ctx ends, and takes at least one of them,
@@ -505,7 +508,7 @@ func (s *Session) replaced(member int) bool {
 func (s *Session) give(maxBytes int64) *Batch {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b := &Batch{session: s, epochs: make(map[event.TopicPartition]int)}
+	b := &Batch{session: s, epochs: make(map[event.TopicPartition]int), committed: make(map[event.TopicPartition]int64), ended: make(chan struct{})}
 	var size int64
 	n := 0
 	for n < len(s.pending) {
@@ -517,7 +520,7 @@ func (s *Session) give(maxBytes int64) *Batch {
 		n++
 	}
 	if n > 0 {
-		s.moved = false
+		s.out = b
 	}
 	s.pendingBytes -= size
 	b.Records = s.pending[:n:n]
@@ -526,7 +529,6 @@ func (s *Session) give(maxBytes int64) *Batch {
 		if newPlace(b.Records, i) {
 			tp := placeOf(&b.Records[i])
 			b.epochs[tp] = s.assigned[tp]
-			s.given[tp] = true
 		}
 	}
 	return b
@@ -540,32 +542,92 @@ func (b *Batch) Delivered() {
 		if i+1 < len(b.Records) && !newPlace(b.Records, i+1) {
 			continue // a later one of the same partition follows
 		}
-		tp := placeOf(&b.Records[i])
-		if s.assigned[tp] == b.epochs[tp] && b.epochs[tp] != 0 {
+		if tp := placeOf(&b.Records[i]); b.has(tp) {
 			s.delivered[tp] = b.Records[i].Offset + 1
+			s.given[tp] = true
+			s.moved = false
 		}
 	}
-	s.mu.Unlock()
-	b.done()
+	b.end()
 }
 
 // Failed says that the client did not get the batch: the next read gives it again.
 func (b *Batch) Failed() {
+	b.session.mu.Lock()
+	b.giveAgain()
+	b.end()
+}
+
+// Unknown says that the client may have got the batch, or not: the next read gives it again, but
+// for what the client commits by offsets before. To commit without offsets is refused until then.
+func (b *Batch) Unknown() {
 	s := b.session
 	s.mu.Lock()
+	for tp := range b.epochs {
+		if b.has(tp) {
+			delete(s.given, tp)
+			s.moved = true
+		}
+	}
+	b.giveAgain()
+	b.end()
+}
+
+// has tells whether the session still has a partition as it had when the batch was made.
+func (b *Batch) has(tp event.TopicPartition) bool {
+	return b.epochs[tp] != 0 && b.session.assigned[tp] == b.epochs[tp]
+}
+
+func (b *Batch) giveAgain() {
+	s := b.session
 	again := slices.DeleteFunc(b.Records, func(r event.Record) bool {
 		tp := placeOf(&r)
-		return s.assigned[tp] != b.epochs[tp] || b.epochs[tp] == 0
+		return !b.has(tp) || r.Offset < b.committed[tp]
 	})
 	s.pending = append(again, s.pending...)
 	s.count()
-	s.mu.Unlock()
+}
+
+// end is called with the session locked, and unlocks it.
+func (b *Batch) end() {
+	if b.session.out == b {
+		b.session.out = nil
+	}
+	b.session.mu.Unlock()
+	close(b.ended)
 	b.done()
 }
 
+// outTimeout is how long a commit waits for an answer that is on its way.
+const outTimeout = 5 * time.Second
+
+// awaitOut waits until no batch is on its way: a client that has all of it may commit before it
+// is known here.
+func (s *Session) awaitOut(ctx context.Context) error {
+	s.mu.Lock()
+	out := s.out
+	s.mu.Unlock()
+	if out == nil {
+		return nil
+	}
+	timeout := time.NewTimer(outTimeout)
+	defer timeout.Stop()
+	select {
+	case <-out.ended:
+		return nil
+	case <-ctx.Done():
+		return event.Errorf(event.Gone, 0, "commit", "the client went away")
+	case <-timeout.C:
+		return event.Errorf(event.Conflict, 40903, "commit", "records are being given to a reader of this session at present; commit when it has them all, or commit by offsets")
+	}
+}
+
 // Commit stores the place after everything that the client was given. What that was is not
-// known of a session that has moved since.
+// known of a session that has moved since, or of one whose last answer may have been lost.
 func (s *Session) Commit(ctx context.Context) error {
+	if err := s.awaitOut(ctx); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	moved := s.moved
 	s.mu.Unlock()
@@ -573,7 +635,7 @@ func (s *Session) Commit(ctx context.Context) error {
 		if done, err := s.allCommitted(ctx); err != nil || done {
 			return err
 		}
-		return event.Errorf(event.Conflict, 40903, "commit", "the session has moved to another replica since the last read; read again, or commit by offsets")
+		return event.Errorf(event.Conflict, 40903, "commit", "it is not known what the client was given: the session has moved to another replica since the last read, or the answer to that may have been lost; read again, or commit by offsets")
 	}
 	return s.commitDelivered(ctx)
 }
@@ -647,7 +709,10 @@ func (s *Session) CommitOffsets(ctx context.Context, offsets map[event.TopicPart
 			continue
 		}
 		s.committed[tp] = c.Offset
-		if s.adopted && !s.given[tp] {
+		if s.out != nil {
+			s.out.committed[tp] = c.Offset
+		}
+		if !s.given[tp] {
 			s.floor[tp] = c.Offset
 			s.pending = slices.DeleteFunc(s.pending, func(r event.Record) bool { return placeOf(&r) == tp && r.Offset < c.Offset })
 			s.count()

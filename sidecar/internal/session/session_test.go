@@ -230,9 +230,6 @@ func TestOnlyWhatWasDeliveredIsCommitted(t *testing.T) {
 	if show(b.Records) != "[a0@5 a0@6]" {
 		t.Fatalf("the first read gives %s", show(b.Records))
 	}
-	if err := s.Commit(t.Context()); err != nil || f.stored() != "map[]" {
-		t.Errorf("while the answer is written: committed %s, %v; want nothing", f.stored(), err)
-	}
 	b.Delivered()
 	if f.stored() != "map[]" {
 		t.Errorf("delivered, and nobody asked to commit: %s", f.stored())
@@ -246,6 +243,73 @@ func TestOnlyWhatWasDeliveredIsCommitted(t *testing.T) {
 	read(t, s, plenty).Failed()
 	if err := s.Commit(t.Context()); err != nil || f.stored() != "map[a0:7]" {
 		t.Errorf("after a read that failed: committed %s, %v; want a0 at 7", f.stored(), err)
+	}
+}
+
+// A client may have an answer whole before that is known here, and commit over another connection.
+func TestACommitWaitsForTheAnswerThatIsOnItsWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, f := subscribed(t, Settings{})
+		f.arrive(a0, 5, 1, 1)
+		time.AfterFunc(time.Second, read(t, s, plenty).Delivered)
+		if err := s.Commit(t.Context()); err != nil || f.stored() != "map[a0:7]" {
+			t.Errorf("committed %s, %v; want a0 at 7", f.stored(), err)
+		}
+		f.arrive(a0, 7, 1)
+		time.AfterFunc(time.Second, read(t, s, plenty).Failed)
+		if err := s.Commit(t.Context()); err != nil || f.stored() != "map[a0:7]" {
+			t.Errorf("the answer fails: committed %s, %v; want a0 at 7", f.stored(), err)
+		}
+		b := read(t, s, plenty)
+		start := time.Now()
+		wantCode(t, "while a client takes long", s.Commit(t.Context()), event.Conflict, 40903)
+		if took := time.Since(start); took != outTimeout || f.stored() != "map[a0:7]" {
+			t.Errorf("after %v %s is committed; want a0 at 7 after %v", took, f.stored(), outTimeout)
+		}
+		if err := s.CommitOffsets(t.Context(), map[event.TopicPartition]event.Commit{a0: {Offset: 8}}); err != nil || f.stored() != "map[a0:8]" {
+			t.Errorf("by offsets: %s, %v; want a0 at 8 at once", f.stored(), err)
+		}
+		b.Delivered()
+	})
+}
+
+// Whether a client has got an answer may never be known: it comes again, and only the client can
+// say what it has.
+func TestABatchWhoseArrivalIsUnknown(t *testing.T) {
+	s, f := subscribed(t, Settings{FromEarliest: true})
+	f.arrive(a1, 10, 1)
+	read(t, s, plenty).Delivered()
+	f.arrive(a0, 10, 1, 1, 1)
+	read(t, s, plenty).Unknown()
+	wantCode(t, "to commit all that was read", s.Commit(t.Context()), event.Conflict, 40903)
+	if f.stored() != "map[]" {
+		t.Errorf("it is refused, and %s is committed", f.stored())
+	}
+	b := read(t, s, plenty)
+	if show(b.Records) != "[a0@10 a0@11 a0@12]" {
+		t.Errorf("the next read gives %s; want the same again", show(b.Records))
+	}
+	b.Unknown()
+	if err := s.CommitOffsets(t.Context(), map[event.TopicPartition]event.Commit{a0: {Offset: 12}}); err != nil {
+		t.Fatal(err)
+	}
+	b = read(t, s, plenty)
+	if show(b.Records) != "[a0@12]" {
+		t.Errorf("after a commit of a0 at 12 comes %s", show(b.Records))
+	}
+	b.Delivered()
+	if err := s.Commit(t.Context()); err != nil || f.stored() != "map[a0:13 a1:11]" {
+		t.Errorf("after a read all can be committed: %v, %s", err, f.stored())
+	}
+	// What was subscribed is not any more: nothing of it is unclear.
+	f.arrive(a0, 13, 1)
+	b = read(t, s, plenty)
+	if err := s.Unsubscribe(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.Unknown()
+	if err := s.Commit(t.Context()); err != nil {
+		t.Errorf("after unsubscribe: %v", err)
 	}
 }
 

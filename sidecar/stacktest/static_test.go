@@ -22,6 +22,7 @@ var labels = patterns(`
 	traefik.http.routers.{}.{rule|entrypoints|middlewares|priority|service|tls|tls.certresolver|tls.options}
 	traefik.http.services.{}.loadbalancer.{server.port|server.scheme|passhostheader|serverstransport|responseforwarding.flushinterval}
 	traefik.http.services.{}.loadbalancer.healthcheck.{path|port|scheme|hostname|interval|timeout|method|followredirects}
+	traefik.http.services.{}.loadbalancer.sticky.cookie.{name|httponly|secure|samesite}
 	traefik.http.middlewares.{}.retry.{attempts|initialinterval}
 	traefik.http.middlewares.{}.ratelimit.{average|burst|period}
 	traefik.http.middlewares.{}.inflightreq.amount

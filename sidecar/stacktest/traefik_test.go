@@ -140,6 +140,9 @@ func TestBaseURIIsWhatTheClientAsked(t *testing.T) {
 			t.Errorf("a session that was asked for at %s has the base_uri %s; want %s", host, in.BaseURI, want)
 		}
 		cookie, _, _ := strings.Cut(created.header.Get("Set-Cookie"), ";")
+		if !strings.HasPrefix(cookie, "postamt_consumer=") {
+			t.Errorf("the cookie is %q; want postamt_consumer, which leads back to the session's replica", cookie)
+		}
 		expect(t, 204, "DELETE", in.BaseURI, "", "Cookie: "+cookie)
 	}
 }

@@ -22,8 +22,12 @@ import (
 const (
 	// A reader waits at most this long for the end of the table as it is.
 	catchUpTimeout = 2 * time.Second
-	// A transaction that is open for so long belongs to a writer that died in it.
-	openTooLong = 700 * time.Millisecond
+	// A transaction that is open for so long belongs to a writer that died in it. Or to one that
+	// is slow: the time doubles with each transaction that is ended for it, up to the second, and
+	// is the first again after a minute.
+	openTooLong     = 700 * time.Millisecond
+	openMuchTooLong = 4 * openTooLong
+	openCalm        = time.Minute
 	// A write is tried again, from reading on, so often, and within this time in all.
 	writeAttempts = 8
 	writeTimeout  = 5 * time.Second
@@ -59,11 +63,16 @@ type Table struct {
 
 	applying sync.Mutex // held while records are applied, so that changed is told in their order
 
-	mu   sync.RWMutex
-	rows map[string]tableRow
-	next int64 // offset after the last record that was applied
+	mu       sync.RWMutex
+	rows     map[string]tableRow
+	id       [16]byte  // of the topic that rows are of
+	next     int64     // offset after the last record that was applied
+	openAt   int64     // where a transaction was seen to be open, if next is still that
+	openFrom time.Time // since when
+	patience time.Duration
+	ended    time.Time // when patience grew
 
-	following atomic.Int64 // when the follower last had an answer, in Unix nanoseconds
+	following atomic.Int64 // when the follower asked what it last had an answer to, in Unix nanoseconds
 
 	flights       sync.Mutex
 	flying, ahead *catchUp
@@ -77,7 +86,7 @@ type tableRow struct {
 
 // OpenTable opens a table. Nothing is read before Run. changed, if not nil, is told every
 // change in order, from the first record on; a value of nil means that the key is gone. It
-// must not call the table's methods but Get and Each.
+// must not call the table's methods but Get.
 func OpenTable(servers []string, topic string, changed func(key string, value []byte), log *slog.Logger) (*Table, error) {
 	reader, err := newTableReader(servers, topic)
 	if err != nil {
@@ -88,7 +97,7 @@ func OpenTable(servers []string, topic string, changed func(key string, value []
 	}
 	return &Table{
 		topic: topic, servers: servers, log: log.With("table", topic), changed: changed, reader: reader,
-		writes: make(chan *tableWrite, maxWaitingWrites), rows: make(map[string]tableRow),
+		writes: make(chan *tableWrite, maxWaitingWrites), rows: make(map[string]tableRow), openAt: -1,
 	}, nil
 }
 
@@ -106,18 +115,7 @@ func (t *Table) Get(key string) (value []byte, ok bool) {
 	return row.value, row.value != nil
 }
 
-// Each calls f with every key and value, in no order, as far as this process has read.
-func (t *Table) Each(f func(key string, value []byte)) {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	for key, row := range t.rows {
-		if row.value != nil {
-			f(key, row.value)
-		}
-	}
-}
-
-// Following tells whether changes come in: the last look at the topic was a moment ago.
+// Following tells whether changes come in: what Get knows is at most three seconds old.
 func (t *Table) Following() bool {
 	return time.Since(time.Unix(0, t.following.Load())) < 3*followWait
 }
@@ -132,7 +130,12 @@ func (t *Table) Run(ctx context.Context) error {
 	var done sync.WaitGroup
 	done.Go(func() { t.write(ctx) })
 	for failed := false; ctx.Err() == nil; {
+		// An answer may have waited for us, if this process was stopped meanwhile.
+		asked := time.Now()
 		_, err := t.read(ctx, follower, followWait)
+		if errors.Is(err, errMadeAnew) {
+			continue
+		}
 		if err != nil && ctx.Err() == nil {
 			if !failed { // once: the health check says it, too
 				t.log.Warn("cannot follow", "error", err)
@@ -140,35 +143,84 @@ func (t *Table) Run(ctx context.Context) error {
 			sleep(ctx, followPause)
 		}
 		if failed = err != nil; !failed {
-			t.following.Store(time.Now().UnixNano())
+			t.following.Store(asked.UnixNano())
 		}
 	}
 	done.Wait()
 	return nil
 }
 
+// errMadeAnew is of a read that found another topic of the name, which nothing is known of yet.
+var errMadeAnew = errors.New("the topic was made anew")
+
 // read fetches once and applies. end is where the records of the topic end, among them those
 // of transactions that are still open.
 func (t *Table) read(ctx context.Context, r *tableReader, wait time.Duration) (end int64, err error) {
 	t.mu.RLock()
-	from := t.next
+	from, known := t.next, t.id
 	t.mu.RUnlock()
-	records, next, end, err := r.fetch(ctx, from, wait)
+	got, err := r.fetch(ctx, from, wait)
 	if errors.Is(err, kerr.OffsetOutOfRange) {
-		return 0, t.restart(ctx, r, from)
+		return 0, t.restart(ctx, r, from, known, got.id)
 	}
 	if err != nil {
 		return 0, err
 	}
+	if !t.applyAll(got) {
+		return 0, t.restart(ctx, r, from, known, got.id)
+	}
+	return got.end, nil
+}
+
+// applyAll applies what was fetched, unless that is of another topic.
+func (t *Table) applyAll(got fetched) bool {
 	t.applying.Lock()
 	defer t.applying.Unlock()
-	for _, rec := range records {
+	t.mu.Lock()
+	if t.id == ([16]byte{}) {
+		t.id = got.id
+	}
+	same := t.id == got.id
+	t.mu.Unlock()
+	if !same {
+		return false
+	}
+	for _, rec := range got.records {
 		t.apply(rec)
 	}
 	t.mu.Lock()
-	t.next = max(t.next, next)
-	t.mu.Unlock()
-	return end, nil
+	defer t.mu.Unlock()
+	t.next = max(t.next, got.next)
+	if t.next < got.end && t.openAt != t.next {
+		t.openAt, t.openFrom = t.next, time.Now()
+	}
+	return true
+}
+
+// stuck tells whether a transaction has been open for too long, and where.
+func (t *Table) stuck() (at int64, is bool) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.next, t.openAt == t.next && time.Since(t.openFrom) > t.patienceNow()
+}
+
+func (t *Table) patienceNow() time.Duration {
+	if time.Since(t.ended) > openCalm {
+		return openTooLong
+	}
+	return t.patience
+}
+
+// endOpen tells whether the transaction that was open at an offset is still to be ended, which
+// its caller then does.
+func (t *Table) endOpen(at int64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.next != at {
+		return false
+	}
+	t.patience, t.ended = min(2*t.patienceNow(), openMuchTooLong), time.Now()
+	return true
 }
 
 // apply is called with applying held. What another reader has applied already is skipped.
@@ -195,9 +247,10 @@ func (t *Table) apply(r *kgo.Record) {
 	}
 }
 
-// restart begins anew with a topic that does not have what was to be read next: it has been
-// deleted and made again.
-func (t *Table) restart(ctx context.Context, r *tableReader, from int64) error {
+// restart begins anew with a topic that is not the one that was read up to an offset, or does
+// not have what was to be read next: it has been deleted and made again. It returns errMadeAnew,
+// or why that could not be done.
+func (t *Table) restart(ctx context.Context, r *tableReader, from int64, known, id [16]byte) error {
 	listed, err := kadm.NewClient(r.client).ListStartOffsets(ctx, t.topic)
 	if err == nil {
 		err = listed.Error()
@@ -209,18 +262,18 @@ func (t *Table) restart(ctx context.Context, r *tableReader, from int64) error {
 	t.applying.Lock()
 	defer t.applying.Unlock()
 	t.mu.Lock()
-	if t.next != from {
+	if t.next != from || t.id != known {
 		t.mu.Unlock()
-		return nil // somebody else has
+		return errMadeAnew // another reader has seen to it, and knows more
 	}
 	gone := t.rows
-	t.rows, t.next = make(map[string]tableRow), first.Offset
+	t.rows, t.next, t.id, t.openAt = make(map[string]tableRow), first.Offset, id, -1
 	t.mu.Unlock()
 	t.log.Warn("the topic was made anew", "was_at", from, "begins_at", first.Offset)
 	for key := range gone {
 		t.changed(key, nil)
 	}
-	return nil
+	return errMadeAnew
 }
 
 // catchUp is a reading to the end that began after all who wait for it had asked.
@@ -260,7 +313,7 @@ func (t *Table) fly() {
 			return
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), catchUpTimeout)
-		if err := t.readToEnd(ctx, true); err != nil {
+		if err := t.readToEnd(ctx, t.askToEnd); err != nil {
 			now.err = tableError("kafka.CatchUp", err)
 		}
 		cancel()
@@ -268,15 +321,21 @@ func (t *Table) fly() {
 	}
 }
 
-// readToEnd reads up to the end as it is when it begins. There may be a transaction of a
-// writer that died before it: with fence, another writer is made to end it.
-func (t *Table) readToEnd(ctx context.Context, fence bool) error {
+// errStuck is of a reading to the end that came upon the transaction of a writer that died.
+var errStuck = errors.New("a transaction has been open for too long")
+
+// readToEnd reads up to the end as it is when it begins, and returns when changed has been told
+// all. On the way there may be the transaction of a writer that died: then it calls ended, once,
+// which has it ended, or returns why the reading is to stop.
+func (t *Table) readToEnd(ctx context.Context, ended func(at int64) error) error {
 	end := int64(-1)
 	wait := time.Duration(0)
-	start := time.Now()
 	var said error // by Kafka, which says more than that the time is over
 	for {
 		at, err := t.read(ctx, t.reader, wait)
+		if errors.Is(err, errMadeAnew) {
+			end = -1
+		}
 		if err != nil {
 			if ctx.Err() == nil || said == nil {
 				said = err
@@ -293,16 +352,26 @@ func (t *Table) readToEnd(ctx context.Context, fence bool) error {
 		next := t.next
 		t.mu.RUnlock()
 		if next >= end {
+			t.applying.Lock() // who has moved next may be about to tell
+			defer t.applying.Unlock()
 			return nil
 		}
-		if fence && time.Since(start) > openTooLong {
-			fence = false
-			select {
-			case t.writes <- &tableWrite{fence: true, answer: make(chan error, 1)}:
-			default: // many writes wait: they will do it
+		if at, is := t.stuck(); is && ended != nil {
+			if err := ended(at); err != nil {
+				return err
 			}
+			ended = nil
 		}
 	}
+}
+
+// askToEnd has the writer end an open transaction.
+func (t *Table) askToEnd(at int64) error {
+	select {
+	case t.writes <- &tableWrite{fence: true, openAt: at, answer: make(chan error, 1)}:
+	default: // many writes wait: they will do it
+	}
+	return nil
 }
 
 // tableReader fetches from the table's partition.
@@ -323,15 +392,22 @@ func newTableReader(servers []string, topic string) (*tableReader, error) {
 	return &tableReader{topic: topic, client: client, leader: -1}, nil
 }
 
-// fetch returns the committed records from an offset on, waiting for some. next is the offset
-// after all that it has seen, be it records or not; end is where the topic ends.
+// fetched is the answer to a fetch.
+type fetched struct {
+	id      [16]byte // of the topic; zero from a Kafka that has none
+	records []*kgo.Record
+	next    int64 // the offset after all that it has seen, be it records or not
+	end     int64 // where the topic ends
+}
+
+// fetch returns the committed records from an offset on, waiting for some.
 //
 // It is not the client's own polling that does this, since that does not say how far it is in
 // a log whose last records compaction, or an abort, has taken away.
-func (r *tableReader) fetch(ctx context.Context, from int64, wait time.Duration) (records []*kgo.Record, next, end int64, err error) {
+func (r *tableReader) fetch(ctx context.Context, from int64, wait time.Duration) (fetched, error) {
 	leader, id, err := r.find(ctx)
 	if err != nil {
-		return nil, 0, 0, err
+		return fetched{id: id}, err
 	}
 	req := kmsg.NewPtrFetchRequest()
 	req.MaxWaitMillis = int32(wait.Milliseconds())
@@ -349,28 +425,28 @@ func (r *tableReader) fetch(ctx context.Context, from int64, wait time.Duration)
 	answer, err := r.client.Broker(int(leader)).Request(ctx, req)
 	if err != nil {
 		r.forget()
-		return nil, 0, 0, err
+		return fetched{id: id}, err
 	}
 	resp := answer.(*kmsg.FetchResponse)
 	if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
 		r.forget()
-		return nil, 0, 0, err
+		return fetched{id: id}, err
 	}
 	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
-		return nil, from, from, errors.New("the answer is not of the partition that was asked for")
+		return fetched{}, errors.New("the answer is not of the partition that was asked for")
 	}
 	p := &resp.Topics[0].Partitions[0]
 	if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
 		r.forget()
-		return nil, 0, 0, err
+		return fetched{id: id}, err
 	}
 	got, next := kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{
 		KeepControlRecords: true, Offset: from, IsolationLevel: kgo.ReadCommitted(), Topic: r.topic,
 	}, p, kgo.DefaultDecompressor(), nil)
 	if got.Err != nil {
-		return nil, 0, 0, got.Err
+		return fetched{}, got.Err
 	}
-	return got.Records, max(next, from), p.HighWatermark, nil
+	return fetched{id, got.Records, max(next, from), p.HighWatermark}, nil
 }
 
 // find asks who leads the partition, and for the topic's id, unless that is known.
@@ -417,7 +493,8 @@ type tableWrite struct {
 	key    string
 	change func(old []byte) ([]byte, error)
 	answer chan error // has room for one
-	fence  bool       // nothing is to be written, only an open transaction ended
+	fence  bool       // nothing is to be written, only the transaction ended that is open at an offset
+	openAt int64
 
 	tried bool   // a transaction with it may have been committed, or not
 	value []byte // the key's value in that
@@ -531,7 +608,7 @@ func (p *tableProducer) end() {
 // try answers all of the batch that it can, and returns the rest with the reason.
 func (p *tableProducer) try(ctx context.Context, batch []*tableWrite) ([]*tableWrite, error) {
 	for _, w := range batch {
-		if w.fence {
+		if w.fence && p.t.endOpen(w.openAt) {
 			p.end()
 		}
 	}
@@ -550,7 +627,12 @@ func (p *tableProducer) try(ctx context.Context, batch []*tableWrite) ([]*tableW
 	if _, _, err := p.client.ProducerID(ctx); err != nil {
 		return batch, err
 	}
-	if err := p.t.readToEnd(ctx, false); err != nil {
+	// Whoever has it open may have taken the id from us, and died: to take it back ends that.
+	err := p.t.readToEnd(ctx, func(at int64) error {
+		p.t.endOpen(at)
+		return errStuck
+	})
+	if err != nil {
 		return batch, err
 	}
 	values := make(map[string][]byte) // by key, of what is to be written

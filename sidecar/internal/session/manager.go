@@ -33,7 +33,6 @@ const (
 // Table keeps what sessions are to survive their replica; package kafka has it.
 type Table interface {
 	Get(key string) (value []byte, ok bool)
-	Each(f func(key string, value []byte))
 	// CatchUp makes Get know everything that was written before.
 	CatchUp(ctx context.Context) error
 	// Update sets a key to what change makes of it, as one step; nil is none.

@@ -29,14 +29,6 @@ func (f *fakeTable) Get(key string) ([]byte, bool) {
 	return v, ok
 }
 
-func (f *fakeTable) Each(each func(string, []byte)) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for k, v := range f.rows {
-		each(k, v)
-	}
-}
-
 func (f *fakeTable) CatchUp(context.Context) error { return f.refused() }
 func (f *fakeTable) Following() bool               { return f.refused() == nil }
 

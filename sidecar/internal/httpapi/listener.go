@@ -38,9 +38,11 @@ type conn struct {
 
 const (
 	// What net/http writes, whole and in one call; no handler of ours answers with text/plain.
+	// Here and below the line's end matters: a write may begin anywhere in a body, too, where
+	// clients' records are, but those are JSON in every answer, which holds no bare CR or LF.
 	plainError = "\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
 	// And what it answers to an Expect that it does not know, which no handler of ours does.
-	expectationFailed = "417 "
+	expectationFailed = "417 Expectation Failed\r\n"
 )
 
 // Write sends bytes, or our form of an error.

@@ -9,6 +9,7 @@ package cloudevents
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -70,8 +72,18 @@ func FromHeaders(h http.Header, body []byte) (event.Record, *event.Error) {
 		decoded.Set("Content-Type", ct)
 	}
 	for name, values := range h {
-		if !strings.HasPrefix(name, prefix) || len(values) == 0 {
+		attribute, ok := strings.CutPrefix(name, prefix)
+		if !ok || len(values) == 0 {
 			continue
+		}
+		if err := checkName(strings.ToLower(attribute)); err != nil {
+			return event.Record{}, err
+		}
+		switch {
+		case attribute == "Data", attribute == "Datacontenttype":
+			return event.Record{}, event.Errorf(event.Unprocessable, 0, op, "there is a header %s; in binary mode the body is the data, and Content-Type its type", strings.ToLower(name))
+		case len(values) > 1:
+			return event.Record{}, event.Errorf(event.Unprocessable, 0, op, "the header %s is there %d times; an attribute has one value", strings.ToLower(name), len(values))
 		}
 		v, err := decode(values[0])
 		if err != nil {
@@ -82,11 +94,34 @@ func FromHeaders(h http.Header, body []byte) (event.Record, *event.Error) {
 	if v := decoded.Get("Ce-Specversion"); v != ce.CloudEventsVersionV1 {
 		return event.Record{}, wrongVersion(v)
 	}
-	e, err := binding.ToEvent(context.Background(), cehttp.NewMessage(decoded, io.NopCloser(bytes.NewReader(body))))
+	var e *ce.Event
+	err := guard(func() (err error) {
+		e, err = binding.ToEvent(context.Background(), cehttp.NewMessage(decoded, io.NopCloser(bytes.NewReader(body))))
+		return err
+	})
 	if err != nil {
 		return event.Record{}, invalid(err)
 	}
 	return record(e)
+}
+
+// guard makes an error of a panic of the SDK's: no client shall be able to cause a 500.
+func guard(call func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("it cannot be read (%v)", p)
+		}
+	}()
+	return call()
+}
+
+// checkName refuses what is not the name of an attribute. The SDK would fold upper case into lower,
+// and so make two attributes one.
+func checkName(name string) *event.Error {
+	if name == "" || strings.ContainsFunc(name, func(c rune) bool { return (c < 'a' || c > 'z') && (c < '0' || c > '9') }) {
+		return event.Errorf(event.Unprocessable, 0, op, "this is no CloudEvent: there is an attribute %q; a name has lower-case letters (a-z) and digits, at least one", name)
+	}
+	return nil
 }
 
 // decode undoes what the HTTP binding does to a value (3.1.3.2): quotes, and percent-encoding.
@@ -110,27 +145,136 @@ func decode(v string) (string, error) {
 
 // FromJSON makes a record of an event in structured mode. The record has no topic.
 func FromJSON(text []byte) (event.Record, *event.Error) {
-	if !utf8.Valid(text) || !json.Valid(text) {
-		return event.Record{}, event.Errorf(event.Invalid, 0, op, "the event is not JSON: %v", json.Unmarshal(text, new(any)))
+	members, data, bad := split(text)
+	if bad != nil {
+		return event.Record{}, bad
 	}
-	var version struct {
-		Spec any `json:"specversion"`
+	var version any
+	_ = json.Unmarshal(members["specversion"], &version) // which is JSON, or missing
+	if version != any(ce.CloudEventsVersionV1) {
+		return event.Record{}, wrongVersion(version)
 	}
-	if err := json.Unmarshal(text, &version); err != nil {
-		return event.Record{}, event.Errorf(event.Unprocessable, 0, op, "a CloudEvent is a JSON object")
-	}
-	if version.Spec != any(ce.CloudEventsVersionV1) {
-		return event.Record{}, wrongVersion(version.Spec)
-	}
+	attributes, _ := json.Marshal(members) // which were JSON before
 	e := ce.New()
-	if err := e.UnmarshalJSON(text); err != nil {
+	if err := guard(func() error { return e.UnmarshalJSON(attributes) }); err != nil {
 		return event.Record{}, invalid(err)
 	}
-	// Data without a type is JSON in this mode, and would be of no type in the other one.
-	if e.DataContentType() == "" && len(e.Data()) > 0 && !e.DataBase64 {
-		e.SetDataContentType(ce.ApplicationJSON)
+	if len(members["dataschema"]) > len(`""`) && e.DataSchema() == "" { // the SDK drops what it cannot read
+		return event.Record{}, event.Errorf(event.Unprocessable, 0, op, "this is no CloudEvent: dataschema must be a URI")
+	}
+	if bad := data.into(&e); bad != nil {
+		return event.Record{}, bad
 	}
 	return record(&e)
+}
+
+// data is what an event holds as JSON, as it was written: one of the two, or neither.
+type data struct{ plain, base64 json.RawMessage }
+
+// split gives the attributes of an event, and apart from them its data, which must not go through
+// the SDK: that reads numbers as float64, and takes one of two data for the other. An attribute
+// that is null is none. All that the SDK would drop or change without a word is an error.
+func split(text []byte) (map[string]json.RawMessage, data, *event.Error) {
+	var data data
+	switch {
+	case !utf8.Valid(text):
+		return nil, data, event.Errorf(event.Invalid, 0, op, "the event is not UTF-8")
+	case !json.Valid(text):
+		return nil, data, event.Errorf(event.Invalid, 0, op, "the event is not JSON: %v", json.Unmarshal(text, new(any)))
+	}
+	d := json.NewDecoder(bytes.NewReader(text))
+	if begin, _ := d.Token(); begin != json.Delim('{') {
+		return nil, data, event.Errorf(event.Unprocessable, 0, op, "a CloudEvent is a JSON object")
+	}
+	seen := make(map[string]bool)
+	members := make(map[string]json.RawMessage)
+	for d.More() {
+		token, _ := d.Token()
+		name, _ := token.(string)
+		var value json.RawMessage
+		_ = d.Decode(&value) // it is JSON: see above
+		if seen[name] {
+			return nil, data, event.Errorf(event.Unprocessable, 0, op, "%q is there twice; leave one of them out", name)
+		}
+		seen[name] = true
+		null := value[0] == 'n'
+		switch {
+		case name == "data":
+			data.plain = value
+		case name == "data_base64":
+			if !null {
+				data.base64 = value
+			}
+		default:
+			if bad := checkName(name); bad != nil {
+				return nil, data, bad
+			}
+			if !null {
+				members[name] = value
+			}
+			if bad := checkValue(name, value); bad != nil {
+				return nil, data, bad
+			}
+		}
+	}
+	if data.plain != nil && data.base64 != nil {
+		return nil, data, event.Errorf(event.Unprocessable, 0, op, "data and data_base64 are both there; leave one of them out")
+	}
+	return members, data, nil
+}
+
+// checkValue refuses what is no value of an attribute, such as a fraction: the SDK would cut it.
+func checkValue(name string, value json.RawMessage) *event.Error {
+	switch value[0] {
+	case '"', 't', 'f', 'n':
+		return nil
+	case '{', '[':
+	default:
+		if _, err := strconv.ParseInt(string(value), 10, 32); err == nil {
+			return nil
+		}
+	}
+	what := string(value)
+	if value[0] == '{' || value[0] == '[' || len(what) > 40 {
+		what = "something else"
+	}
+	return event.Errorf(event.Unprocessable, 0, op, "this is no CloudEvent: %s is %s; an attribute is a string, a boolean or a whole number of 32 bits", name, what)
+}
+
+// into gives an event its data: bytes, text, or JSON as it was written.
+func (d data) into(e *ce.Event) *event.Error {
+	switch {
+	case d.base64 != nil:
+		var text string
+		if json.Unmarshal(d.base64, &text) != nil {
+			return event.Errorf(event.Unprocessable, 0, op, "this is no CloudEvent: data_base64 must be a string")
+		}
+		b, err := base64.StdEncoding.DecodeString(text)
+		if err != nil {
+			return event.Errorf(event.Unprocessable, 0, op, "this is no CloudEvent: data_base64 is not base64 (of the standard alphabet, with padding)")
+		}
+		e.DataEncoded, e.DataBase64 = b, true
+	case d.plain == nil:
+	case e.DataContentType() == "":
+		// Data without a type is JSON in this mode, and would be of no type in the other one.
+		e.SetDataContentType(ce.ApplicationJSON)
+		e.DataEncoded = d.plain
+	case isJSON(e.DataContentType()):
+		e.DataEncoded = d.plain
+	default:
+		var text string
+		if json.Unmarshal(d.plain, &text) != nil {
+			return event.Errorf(event.Unprocessable, 0, op, "this is no CloudEvent: data must be a string, as datacontenttype is %s, which is not JSON; bytes go into data_base64", e.DataContentType())
+		}
+		e.DataEncoded = []byte(text)
+	}
+	return nil
+}
+
+// isJSON tells the types whose data is JSON: …/json, and whatever ends with +json.
+func isJSON(contentType string) bool {
+	mediaType, _, _ := mime.ParseMediaType(contentType)
+	return strings.HasSuffix(mediaType, "/json") || strings.HasSuffix(mediaType, "+json")
 }
 
 // Result is one event of a batch: its id, where it has one, and its record, or why it is none.
@@ -143,6 +287,9 @@ type Result struct {
 // FromBatch makes records of a batch. One that is no event does not spoil the others.
 func FromBatch(body []byte, maxEvents int) ([]Result, *event.Error) {
 	var texts []json.RawMessage
+	if !utf8.Valid(body) {
+		return nil, event.Errorf(event.Invalid, 0, op, "the batch is not UTF-8")
+	}
 	if !json.Valid(body) {
 		return nil, event.Errorf(event.Invalid, 0, op, "the batch is not JSON: %v", json.Unmarshal(body, new(any)))
 	}
@@ -165,6 +312,9 @@ func FromBatch(body []byte, maxEvents int) ([]Result, *event.Error) {
 }
 
 func wrongVersion(v any) *event.Error {
+	if v == nil || v == "" {
+		return event.Errorf(event.Unprocessable, 0, op, "specversion is missing; it must be 1.0")
+	}
 	return event.Errorf(event.Unprocessable, 0, op, "specversion is %q; it must be 1.0", fmt.Sprint(v))
 }
 
@@ -183,7 +333,7 @@ func invalid(err error) *event.Error {
 
 // record writes an event in the Kafka binding.
 func record(e *ce.Event) (event.Record, *event.Error) {
-	if err := e.Validate(); err != nil {
+	if err := guard(e.Validate); err != nil {
 		return event.Record{}, invalid(err)
 	}
 	// An event without data is no tombstone.

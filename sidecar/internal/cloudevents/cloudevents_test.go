@@ -54,12 +54,17 @@ func TestEachModeGivesTheSameRecord(t *testing.T) {
 func TestDataIsKeptAsItIs(t *testing.T) {
 	const attributes = `"specversion":"1.0","id":"1","source":"s","type":"t"`
 	for body, want := range map[string]string{
-		`{` + attributes + `}`:                                                "null: ce_specversion=1.0 ce_id=1 ce_source=s ce_type=t ",
-		`{` + attributes + `,"data":"text"}`:                                  `null: content-type=application/json ce_specversion=1.0 ce_id=1 ce_source=s ce_type=t "text"`,
-		`{` + attributes + `,"data":"text","datacontenttype":"text/plain"}`:   `null: content-type=text/plain ce_specversion=1.0 ce_id=1 ce_source=s ce_type=t text`,
-		`{` + attributes + `,"data_base64":"AP8=","datacontenttype":"x/y"}`:   "null: content-type=x/y ce_specversion=1.0 ce_id=1 ce_source=s ce_type=t \x00\xff",
-		`{` + attributes + `,"data":1e40,"datacontenttype":"text/json"}`:      `null: content-type=text/json ce_specversion=1.0 ce_id=1 ce_source=s ce_type=t 1e40`,
-		`{` + attributes + `,"partitionkey":"k","flag":true,"data":{"b": 2}}`: `k: content-type=application/json ce_specversion=1.0 ce_id=1 ce_source=s ce_type=t ce_flag=true ce_partitionkey=k {"b": 2}`,
+		`{` + attributes + `}`:                                                           "null: ce_specversion=1.0 ce_id=1 ce_source=s ce_type=t ",
+		`{` + attributes + `,"data":"text"}`:                                             `null: content-type=application/json ce_specversion=1.0 ce_id=1 ce_source=s ce_type=t "text"`,
+		`{` + attributes + `,"data":"text","datacontenttype":"text/plain"}`:              `null: content-type=text/plain ce_specversion=1.0 ce_id=1 ce_source=s ce_type=t text`,
+		`{` + attributes + `,"data_base64":"AP8=","datacontenttype":"x/y"}`:              "null: content-type=x/y ce_specversion=1.0 ce_id=1 ce_source=s ce_type=t \x00\xff",
+		`{` + attributes + `,"data":1e40,"datacontenttype":"text/json"}`:                 `null: content-type=text/json ce_specversion=1.0 ce_id=1 ce_source=s ce_type=t 1e40`,
+		`{"data":{"n":1e400, "m":1.00},` + attributes + `,"time":null}`:                  `null: content-type=application/json ce_specversion=1.0 ce_id=1 ce_source=s ce_type=t {"n":1e400, "m":1.00}`,
+		`{` + attributes + `,"datacontenttype":"application/vnd.x+json","data":{"a":1}}`: `null: content-type=application/vnd.x+json ce_specversion=1.0 ce_id=1 ce_source=s ce_type=t {"a":1}`,
+		`{` + attributes + `,"datacontenttype":"text/JSON; charset=utf-8","data":[1]}`:   `null: content-type=text/JSON; charset=utf-8 ce_specversion=1.0 ce_id=1 ce_source=s ce_type=t [1]`,
+		`{"data_base64":"AP8\u003d",` + attributes + `}`:                                 "null: ce_specversion=1.0 ce_id=1 ce_source=s ce_type=t \x00\xff",
+		`{` + attributes + `,"ext":-2147483648}`:                                         "null: ce_specversion=1.0 ce_id=1 ce_source=s ce_type=t ce_ext=-2147483648 ",
+		`{` + attributes + `,"partitionkey":"k","flag":true,"data":{"b": 2}}`:            `k: content-type=application/json ce_specversion=1.0 ce_id=1 ce_source=s ce_type=t ce_flag=true ce_partitionkey=k {"b": 2}`,
 	} {
 		rec, err := FromJSON([]byte(body))
 		if err != nil || text(rec) != want {
@@ -74,9 +79,10 @@ func TestDataIsKeptAsItIs(t *testing.T) {
 func TestWhatIsNoCloudEvent(t *testing.T) {
 	for body, says := range map[string]string{
 		`{`:                   "not JSON",
-		"{\"id\":\"\xff\"}":   "not JSON",
+		"{\"id\":\"\xff\"}":   "not UTF-8",
 		`[]`:                  "a CloudEvent is a JSON object",
-		`null`:                "specversion",
+		`null`:                "a CloudEvent is a JSON object",
+		`{"id":"1"}`:          "specversion is missing",
 		`{"specversion":1}`:   `specversion is "1"; it must be 1.0`,
 		`{"specversion":"2"}`: `specversion is "2"`,
 		`{"specversion":"1.0","source":"s","type":"t"}`:                                   "id",
@@ -92,10 +98,30 @@ func TestWhatIsNoCloudEvent(t *testing.T) {
 			t.Errorf("%s: %v; want %q", body, err, says)
 		}
 	}
+	const attributes = `{"specversion":"1.0","id":"1","source":"s","type":"t",`
+	for members, says := range map[string]string{
+		`"data_base64":"AAE=","data":1}`: "data and data_base64 are both there",
+		`"data":1,"data_base64":"AAE="}`: "data and data_base64 are both there",
+		`"dataschema":"::"}`:             "dataschema",
+		`"data_base64":1}`:               "data_base64 must be a string",
+		`"ext":1.5}`:                     "ext is 1.5; an attribute is",
+		`"ext":123456789012}`:            "a whole number of 32 bits",
+		`"ext":{"a":1}}`:                 `ext is something else; an attribute is`,
+		`"data":"x","Data":"y"}`:         `an attribute "Data"`,
+		`"":1}`:                          `an attribute ""`,
+		`"data":1,"data":2}`:             `"data" is there twice`,
+		`"subject":null,"subject":"a"}`:  `"subject" is there twice`,
+		`"data":{"a":1},"datacontenttype":"application/xml"}`: "data must be a string",
+	} {
+		if _, err := FromJSON([]byte(attributes + members)); err == nil || err.Kind != event.Unprocessable || !strings.Contains(err.Msg, says) {
+			t.Errorf("%s: %v; want %q", members, err, says)
+		}
+	}
 	ok := []string{"ce-specversion: 1.0", "ce-id: 1", "ce-source: s", "ce-type: t"}
 	for _, tc := range []struct{ add, says string }{
 		{"ce-time: soon", "this is no CloudEvent"}, {"ce-subject: %zz", "not percent-encoded"}, {"ce-subject: %FF", "not percent-encoded"},
-		{"ce-no-name: x", "this is no CloudEvent"}, {"ce-type: ", "type: "},
+		{"ce-no-name: x", "this is no CloudEvent"}, {"ce-: x", `an attribute ""`}, {"ce-data: x", "the body is the data"}, {"ce-dataschema: ::", "this is no CloudEvent"},
+		{"ce-id: 2", "ce-id is there 2 times"}, {"ce-datacontenttype: a/b", "Content-Type its type"}, {"ce-type: ", "type: "},
 	} {
 		if name, _, _ := strings.Cut(tc.add, ":"); name == "ce-type" {
 			ok = ok[:3]

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"postamt/sidecar/internal/cloudevents"
 	"postamt/sidecar/internal/event"
@@ -40,6 +41,9 @@ func (s *Server) produceEvents(w http.ResponseWriter, r *http.Request, mode clou
 	}
 	topic := r.PathValue("topic")
 	if err := s.checkPlace(ctx, topic, partition); err != nil {
+		return err
+	}
+	if err := checkEventHeaders(r.Header); err != nil {
 		return err
 	}
 	limit, variable := s.opts.Limits.BodyBytes, "MAX_BODY_BYTES"
@@ -91,6 +95,17 @@ func (s *Server) produceEvents(w http.ResponseWriter, r *http.Request, mode clou
 		}
 	}
 	s.writeJSON(w, r, http.StatusOK, "application/json", answer)
+	return nil
+}
+
+// checkEventHeaders refuses record headers that would say something else than the event does.
+func checkEventHeaders(h http.Header) error {
+	for name := range h {
+		key, ok := strings.CutPrefix(strings.ToLower(name), strings.ToLower(headerPrefix))
+		if ok && (key == "content-type" || strings.HasPrefix(key, "ce_")) {
+			return event.Errorf(event.Unprocessable, 0, "produce", "there is a header %s, and %s is the CloudEvent's own; leave it out", name, key)
+		}
+	}
 	return nil
 }
 

@@ -85,7 +85,6 @@ func TestErrorsThroughTraefikHaveOneForm(t *testing.T) {
 		{"GET", "/consumers/g/instances/nobody/records", 404, 40403, ""},
 		{"GET", "/lag?group=no-such-group", 404, 404, ""},
 		{"GET", "/nowhere", 404, 404, ""},
-		{"GET", "/", 404, 404, ""},
 		{"POST", "/lagging", 404, 404, ""},
 		{"GET", "/topics/my-topic/nothing", 404, 404, ""},
 		{"DELETE", "/topics/my-topic", 405, 405, "GET, POST"},

@@ -60,7 +60,7 @@ func orBase64(into *[]byte, text *string, name string) *event.Error {
 }
 
 // unmarshalRecord reads one record that is an object of known members. What cannot be parsed is
-// Invalid; what was parsed and has another shape is Unprocessable.
+// Invalid; what was parsed and has another shape, or a member twice, is Unprocessable.
 func unmarshalRecord(text []byte, into any) *event.Error {
 	if !utf8.Valid(text) {
 		return event.Errorf(event.Invalid, 0, op, "it is not UTF-8")
@@ -73,7 +73,7 @@ func unmarshalRecord(text []byte, into any) *event.Error {
 			if bytes.HasPrefix(bytes.TrimLeft(text, " \t\r\n"), []byte("null")) {
 				return event.Errorf(event.Unprocessable, 0, op, `it is null; a record is an object, such as {"value":…}`)
 			}
-			return nil
+			return checkRepeated(text, into)
 		}
 		return event.Errorf(event.Invalid, 0, op, "there is more after the record at byte %d", d.InputOffset())
 	}

@@ -183,7 +183,7 @@ func AppendProduced(b []byte, results []event.Result, errorItem func(error) (int
 }
 
 // unmarshal reads JSON whole. What cannot be parsed is Invalid; what was parsed and has
-// another shape is Unprocessable.
+// another shape, or a member twice, is Unprocessable.
 func unmarshal(body []byte, into any) error {
 	if !utf8.Valid(body) {
 		return event.Errorf(event.Invalid, 0, op, "the body is not UTF-8")
@@ -194,6 +194,9 @@ func unmarshal(body []byte, into any) error {
 	var already *event.Error
 	switch {
 	case err == nil:
+		if twice := checkRepeated(body, into); twice != nil {
+			return twice
+		}
 		return nil
 	case errors.As(err, &already):
 		return already

@@ -18,11 +18,16 @@ import (
 // docs/decisions/0004-produce-speed.md says why it is there.
 func scanProduce(body []byte, format Format, maxRecords int) (records []event.Record, ok bool) {
 	s := scanner{b: body, format: format}
+	seen := false
 	s.object(func(name []byte) bool {
 		if string(name) != "records" {
 			return !foldsTo(name, "records") && s.skip(0)
 		}
-		return records == nil && s.array(func() bool {
+		if seen {
+			return false
+		}
+		seen = true
+		return s.array(func() bool {
 			if len(records) == maxRecords {
 				return false
 			}
@@ -101,7 +106,7 @@ func foldsTo(name []byte, known string) bool { return strings.EqualFold(string(n
 func decodeHeaders(raw []byte, into *[]event.Header) bool {
 	var r produceRecord
 	var record event.Record
-	if json.Unmarshal(raw, &r.Headers) != nil || r.decode(JSON, &record) != nil {
+	if json.Unmarshal(raw, &r.Headers) != nil || checkRepeated(raw, &r.Headers) != nil || r.decode(JSON, &record) != nil {
 		return false
 	}
 	*into = record.Headers

@@ -41,7 +41,8 @@ func TestScanLeavesTheRestToTheParser(t *testing.T) {
 		`{"records":[{"value":01}]}`, `{"records":[{"value":1.}]}`, `{"records":[{"value":-}]}`, `{"records":[{"value":1e}]}`,
 		`{"records":[{"value":"a` + "\n" + `"}]}`, `{"records":[{"value":"\x"}]}`, `{"records":[{"value":"\u12g4"}]}`, `{"records":[{"value":"\`,
 		"{\"records\":[{\"value\":\"\xff\"}]}", "{\"records\":[{\"value\":\"\xc3", `{"records":[{"value":tru}]}`, `{"records":[{"value":nul`,
-		`{"records":[{"value":1,"value":2}]}`, `{"records":[{"Value":1}]}`, `{"RECORDS":[{"value":1}]}`, `{"records":[{"\u0076alue":1}]}`,
+		`{"records":[{"value":1,"value":2}]}`, `{"records":[],"records":[{"value":1}]}`,
+		`{"records":[{"value":1,"headers":[{"key":"a","key":"b"}]}]}`, `{"records":[{"Value":1}]}`, `{"RECORDS":[{"value":1}]}`, `{"records":[{"\u0076alue":1}]}`,
 		`{"records":[{"value":1,"partition":-1}]}`, `{"records":[{"value":1,"partition":4294967296}]}`, `{"records":[{"value":1,"partition":1.0}]}`,
 		`{"records":[{"value":1,"timestamp":-5}]}`, `{"records":[{"value":1,"headers":[{"key":"","value":null}]}]}`, `{"records":[{"value":1,"headers":7}]}`,
 		`{"records":[{"value":1},{"value":2},{"value":3}]}`, // more than two
@@ -66,6 +67,7 @@ func FuzzScan(f *testing.F) {
 	}
 	f.Add([]byte(`{"records":[{"value":"aaaaaaaa\"bbbbbbbb"}]}`), "json")
 	f.Add([]byte(`{"records":[{"value":{"k":"1234567é\u12aB"}}],"x":[{},[],"",0]}`), "json")
+	f.Add([]byte(`{"records":[{"value":1,"headers":[{"key":"a","value":"","key":"b"}]}],"records":[]}`), "json")
 	f.Fuzz(func(t *testing.T, body []byte, name string) {
 		format, err := ParseFormat(name)
 		if err != nil {

@@ -196,6 +196,9 @@ func DecodeV3Batch(body []byte, maxEntries int) ([]V3Entry, error) {
 		if err := json.Unmarshal(text, &id); err != nil || id.ID == nil || *id.ID == "" || utf8.RuneCountInString(*id.ID) > 80 {
 			return nil, V3Invalid(codeBatchInvalid, "entries[%d].id must be a string of 1 to 80 characters", i)
 		}
+		if twice := checkRepeated(text, &id); twice != nil {
+			return nil, V3Invalid(codeBatchInvalid, "entries[%d].%s", i, twice.Msg)
+		}
 		if seen[*id.ID] {
 			return nil, V3Invalid(codeBatchInvalid, "entries[%d].id is %q, which another entry has; the ids must be distinct", i, *id.ID)
 		}

@@ -196,13 +196,23 @@ func weight(v any, limit uint64) (sum uint64) {
 				break
 			}
 		}
+	case map[string]string: // the headers
+		for _, e := range v {
+			if sum += 1 + uint64(len(e)/100); sum > limit {
+				break
+			}
+		}
 	case []ref.Val: // a literal's
 		for _, e := range v {
-			sum += 1 + weight(e.Value(), limit)
+			if sum += 1 + weight(e.Value(), limit); sum > limit {
+				break
+			}
 		}
 	case map[ref.Val]ref.Val:
 		for _, e := range v {
-			sum += 1 + weight(e.Value(), limit)
+			if sum += 1 + weight(e.Value(), limit); sum > limit {
+				break
+			}
 		}
 	}
 	return sum

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -219,7 +220,14 @@ func TestCostlyFiltersEnd(t *testing.T) {
 	list := "[" + numbers.String() + "-1]"
 	long := `{"list":` + list + `,"nested":[` + strings.Repeat("["+list+"],", 20) + `1],"text":"` + strings.Repeat("a", 900_000) + `","part":"` + strings.Repeat("a", 60_000) + `b"}`
 	r := record(long)
+	for i := range 120_000 {
+		r.Headers = append(r.Headers, event.Header{Key: strconv.Itoa(i), Value: []byte("v")})
+	}
 	for _, expression := range []string{
+		strings.TrimSuffix(strings.Repeat("headers == headers && ", 180), " && "),
+		"data.list.all(a, headers == headers)",
+		"data.list.all(a, [headers] == [headers])",
+		"data.list.all(a, {'h': headers} == {'h': headers})",
 		"data.list.all(a, data.list.all(b, data.list.all(c, a + b + c > -9.0)))",
 		"data.list.exists(a, data.list.exists(b, a + b > 50000.0))",
 		"data.list.all(a, data.nested == data.nested)", // a step of the library's that is no small one

@@ -60,6 +60,7 @@ type Limits struct {
 	BatchBytes    int64 `env:"BATCH_BYTES" envDefault:"16777216" help:"body of a request that carries many records (413)"`
 	Records       int   `env:"RECORDS" envDefault:"10000" help:"records in one produce request (422)"`
 	StreamRecords int   `env:"STREAM_RECORDS" envDefault:"1000000" help:"records in one produce request that is read as a stream: NDJSON, v3 (422)"`
+	StreamBytes   int64 `env:"STREAM_BYTES" envDefault:"67108864" help:"what all produce requests that one replica reads as streams keep besides their bodies: a result of each record (16 bytes; v3: 32), 9 MiB to unpack zstd (429)"`
 	BatchEntries  int   `env:"BATCH_ENTRIES" envDefault:"10" help:"entries in one v3 records:batch request (422)"`
 	HeaderBytes   int   `env:"HEADER_BYTES" envDefault:"16384" help:"header of a request (431)"`
 	InFlightBytes int64 `env:"IN_FLIGHT_BYTES" envDefault:"67108864" help:"bodies of all produce requests that one replica works on, and answers of reads without a group (429)"`
@@ -148,6 +149,8 @@ func (c *Config) check() error {
 	require(c.RequestTimeout >= time.Second, "REQUEST_TIMEOUT is %v; it must be at least 1s", c.RequestTimeout)
 	require(c.Limits.BatchBytes >= c.Limits.BodyBytes, "MAX_BATCH_BYTES is %d; it must not be below MAX_BODY_BYTES, %d", c.Limits.BatchBytes, c.Limits.BodyBytes)
 	require(c.Limits.InFlightBytes >= c.Limits.BatchBytes, "MAX_IN_FLIGHT_BYTES is %d; it must not be below MAX_BATCH_BYTES, %d", c.Limits.InFlightBytes, c.Limits.BatchBytes)
+	leastStreamBytes := int64(c.Limits.StreamRecords)*32 + 9<<20
+	require(c.Limits.StreamBytes >= leastStreamBytes, "MAX_STREAM_BYTES is %d; it must be at least 32 times MAX_STREAM_RECORDS and 9 MiB, %d", c.Limits.StreamBytes, leastStreamBytes)
 	require(c.Limits.BatchBytes <= maxBatchBytes, "MAX_BATCH_BYTES is %d; it must be at most %d", c.Limits.BatchBytes, maxBatchBytes)
 	require(c.Shutdown.ListenGrace >= 0, "SHUTDOWN_LISTEN_GRACE is %v; it must not be negative", c.Shutdown.ListenGrace)
 	for name, n := range map[string]int64{

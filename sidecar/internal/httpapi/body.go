@@ -59,12 +59,15 @@ func (s *Server) readBody(r *http.Request, maxBytes int64, variable string) (bod
 	if r.ContentLength > maxBytes {
 		return nil, release, tooLarge
 	}
-	unpacked, err := unpack(r.Header.Get("Content-Encoding"), r.Body)
-	if err != nil {
-		return nil, release, err
+	encoding := r.Header.Get("Content-Encoding")
+	src, whole := r.Body, strings.EqualFold(encoding, "zstd")
+	if !whole {
+		if src, err = unpack(encoding, r.Body); err != nil {
+			return nil, release, err
+		}
+		defer func() { _ = src.Close() }()
 	}
-	defer func() { _ = unpacked.Close() }()
-	counted.Reader = io.LimitReader(unpacked, maxBytes+1)
+	counted.Reader = io.LimitReader(src, maxBytes+1)
 	buf := bytes.NewBuffer(buffer(r.ContentLength))
 	switch _, err := buf.ReadFrom(counted); {
 	case int64(buf.Len()) > maxBytes:
@@ -72,7 +75,29 @@ func (s *Server) readBody(r *http.Request, maxBytes int64, variable string) (bod
 	case err != nil:
 		return nil, release, bodyError(err)
 	}
-	return buf.Bytes(), release, nil
+	if !whole {
+		return buf.Bytes(), release, nil
+	}
+	// A decoder that unpacks what it is sent while it comes would hold the window that the body
+	// says it needs, 8 MiB for some bytes, for as long as a client likes.
+	body, err = s.zstd.DecodeAll(buf.Bytes(), nil)
+	reuse(buf.Bytes())
+	switch {
+	case errors.Is(err, zstd.ErrDecoderSizeExceeded), int64(len(body)) > maxBytes:
+		return nil, release, tooLarge
+	case err != nil:
+		return nil, release, bodyError(err)
+	}
+	return body, release, counted.hold(int64(len(body)))
+}
+
+// zstdDecoder unpacks bodies that are there whole, a few at a time.
+func zstdDecoder(maxBytes int64) *zstd.Decoder {
+	d, err := zstd.NewReader(nil, zstd.WithDecoderMaxMemory(uint64(max(maxBytes, zstdWindow)))) // it bounds windows, too
+	if err != nil {
+		panic(err) // it has no other cause than options that are not allowed
+	}
+	return d
 }
 
 // countedReader counts what is read against the limit of bytes in flight.
@@ -85,12 +110,29 @@ type countedReader struct {
 
 func (c *countedReader) Read(p []byte) (int, error) {
 	n, err := c.Reader.Read(p)
-	if !c.limit.TryAcquire(int64(n)) {
-		return 0, event.Errorf(event.TooMany, 0, "read body", "this replica works on as many bytes as it may (MAX_IN_FLIGHT_BYTES=%d); repeat the request later", c.limitBytes)
+	if full := c.hold(c.held + int64(n)); full != nil {
+		return 0, full
 	}
-	c.held += int64(n)
 	return n, err
 }
+
+// hold makes n what is counted.
+func (c *countedReader) hold(n int64) error {
+	if n < c.held {
+		c.limit.Release(c.held - n)
+	} else if !c.limit.TryAcquire(n - c.held) {
+		return event.Errorf(event.TooMany, 0, "read body", "this replica works on as many bytes as it may (MAX_IN_FLIGHT_BYTES=%d); repeat the request later", c.limitBytes)
+	}
+	c.held = n
+	return nil
+}
+
+const (
+	// zstdWindow is the largest window of a body: what RFC 8878 wants every decoder to take.
+	zstdWindow = 8 << 20
+	// zstdBytes is what it takes to unpack a body while it comes.
+	zstdBytes = zstdWindow + 1<<20
+)
 
 // unpack undoes the Content-Encoding of a request's body.
 func unpack(encoding string, body io.ReadCloser) (io.ReadCloser, error) {
@@ -104,7 +146,7 @@ func unpack(encoding string, body io.ReadCloser) (io.ReadCloser, error) {
 		}
 		return zr, nil
 	case "zstd":
-		zr, err := zstd.NewReader(body, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(8<<20))
+		zr, err := zstd.NewReader(body, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(zstdWindow))
 		if err != nil {
 			return nil, bodyError(err)
 		}
@@ -121,6 +163,9 @@ func bodyError(err error) error {
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
 		return &event.Error{Kind: event.Invalid, Op: "read body", Msg: "the body ended before its end", Err: err}
+	}
+	if errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, zstd.ErrDecoderSizeExceeded) {
+		return &event.Error{Kind: event.Invalid, Op: "read body", Msg: "the body is packed with a window of more than 8 MiB; pack it with a smaller one (without zstd's --long and --ultra)", Err: err}
 	}
 	return &event.Error{Kind: event.Invalid, Op: "read body", Msg: "the body could not be read; is it packed as its Content-Encoding says?", Err: err}
 }

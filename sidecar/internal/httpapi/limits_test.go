@@ -47,6 +47,7 @@ func TestEveryLimitIsReachedAndNamed(t *testing.T) {
 	s := serve(t, nil)
 	small := serve(t, map[string]string{"MAX_SESSIONS": "1", "MAX_STREAMS": "1", "MAX_STREAM_RECORDS": "100", "REQUEST_TIMEOUT": "1s", "READ_TIMEOUT": "300ms",
 		"SESSION_MAX_WAIT": "200ms", "SESSION_MAX_BYTES": "1000", "SESSION_IDLE_TIMEOUT": "1s"})
+	narrow := serve(t, map[string]string{"MAX_STREAM_RECORDS": "50", "MAX_STREAM_BYTES": "9438784"})
 	tight := serve(t, map[string]string{"MAX_IN_FLIGHT_BYTES": "20971520"})
 	records := func(n int) string {
 		return `{"records":[` + strings.TrimSuffix(strings.Repeat(`{"value":1},`, n), ",") + `]}`
@@ -77,6 +78,21 @@ func TestEveryLimitIsReachedAndNamed(t *testing.T) {
 			if got := small.do("POST", "/topics/a/records", lines, ndjson); got.status != 422 || !strings.Contains(got.body, "at most 100 records (MAX_STREAM_RECORDS)") {
 				t.Errorf("a line too many: %d %s", got.status, got.body)
 			}
+		},
+		"MAX_STREAM_BYTES": func(t *testing.T) { // room to unpack one
+			body, sender := io.Pipe()
+			first := make(chan answer, 1)
+			go func() { first <- narrow.send("POST", "/topics/b/records", body, ndjson, "Content-Encoding: zstd") }()
+			text := packed("zstd", "{}\n")
+			_, _ = io.WriteString(sender, text[:len(text)/2])
+			eventually(t, "it is a stream", func() bool { return strings.Contains(narrow.metricsText(), "postamt_streams 1\n") })
+			narrow.do("POST", "/topics/b/records", text, ndjson, "Content-Encoding: zstd").refused(t, 429, "MAX_STREAM_BYTES=9438784")
+			narrow.do("POST", "/topics/b/records", "{}\n", ndjson).want(t, "a stream that is not packed", 200, "")
+			narrow.do("POST", "/topics/b/records", packed("zstd", "{}"), "Content-Encoding: zstd").want(t, "a packed record", 200, "")
+			_, _ = io.WriteString(sender, text[len(text)/2:])
+			_ = sender.Close()
+			(<-first).want(t, "the first", 200, "")
+			narrow.do("POST", "/topics/b/records", text, ndjson, "Content-Encoding: zstd").want(t, "after it", 200, "")
 		},
 		"MAX_BATCH_ENTRIES": func(t *testing.T) {
 			var entries []string
@@ -183,7 +199,7 @@ func TestEveryLimitIsReachedAndNamed(t *testing.T) {
 		}
 	}
 	for _, name := range []string{ // in order: those of small follow on each other
-		"MAX_BODY_BYTES", "MAX_BATCH_BYTES", "MAX_RECORDS", "MAX_STREAM_RECORDS", "MAX_BATCH_ENTRIES", "MAX_HEADER_BYTES", "MAX_IN_FLIGHT_BYTES",
+		"MAX_BODY_BYTES", "MAX_BATCH_BYTES", "MAX_RECORDS", "MAX_STREAM_RECORDS", "MAX_STREAM_BYTES", "MAX_BATCH_ENTRIES", "MAX_HEADER_BYTES", "MAX_IN_FLIGHT_BYTES",
 		"MAX_SESSIONS", "SESSION_IDLE_TIMEOUT", "SESSION_MAX_BYTES", "SESSION_MAX_WAIT", "MAX_STREAMS", "READ_TIMEOUT", "REQUEST_TIMEOUT",
 	} {
 		t.Run(name, cases[name])

@@ -19,7 +19,7 @@ const contentTypeNDJSON = "application/x-ndjson"
 // line that is no record fails alone; empty lines count for nothing.
 //
 //	200 each record has its result   400 body not whole   404 no such topic
-//	408 nothing came for READ_TIMEOUT   413 a line too long   415 not packed as we know
+//	408 nothing came for READ_TIMEOUT   413 a line too long, or too many empty ones   415 not packed as we know
 //	422 over MAX_STREAM_RECORDS, or a parameter not allowed   429 over a limit
 //	503 Kafka out of reach, or this replica is to stop; see Retry-After
 //
@@ -90,7 +90,7 @@ type lineRecords struct {
 }
 
 func (l *lineRecords) next() (event.Record, *event.Error, error) {
-	for {
+	for empty := 0; ; {
 		line, err := l.lines.next()
 		if err != nil {
 			return event.Record{}, nil, err
@@ -98,6 +98,10 @@ func (l *lineRecords) next() (event.Record, *event.Error, error) {
 		if len(bytes.TrimSpace(line)) > 0 {
 			rec, bad := restproxy.DecodeLine(line, l.format)
 			return rec, bad, nil
+		}
+		// One now and then shows that a client is still there; packed, there could be no end of them.
+		if empty += len(line); empty > l.lines.max {
+			return event.Record{}, nil, event.Errorf(event.TooLarge, 0, "read body", "there are more than %d bytes of empty lines (MAX_BODY_BYTES); send what comes after the last result with another request", l.lines.max)
 		}
 	}
 }

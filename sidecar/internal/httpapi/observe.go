@@ -14,7 +14,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"postamt/sidecar/internal/event"
-	"postamt/sidecar/internal/session"
 	"postamt/sidecar/internal/stream"
 )
 
@@ -38,8 +37,8 @@ type metrics struct {
 	takenOver *prometheus.CounterVec
 }
 
-// newMetrics registers what every role has, and what a consumer has when there are sessions.
-func newMetrics(reg prometheus.Registerer, sessions *session.Manager) *metrics {
+// newMetrics registers what every role has, and what a producer and a consumer have.
+func newMetrics(reg prometheus.Registerer, parts Parts) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postamt_http_requests_total", Help: "Requests by route pattern, method and status code.",
@@ -55,7 +54,7 @@ func newMetrics(reg prometheus.Registerer, sessions *session.Manager) *metrics {
 			Name: "postamt_http_errors_total", Help: "Requests that were answered with an error, by its kind.",
 		}, []string{"kind"}),
 		streams: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "postamt_streams", Help: "Open streams of this replica, and reads without a group.",
+			Name: "postamt_streams", Help: "Open streams of this replica, of records that come in, too, and reads without a group: what MAX_STREAMS limits.",
 		}),
 		streamed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postamt_stream_records_total", Help: "Records sent over streams and given to reads without a group, by topic.",
@@ -88,10 +87,13 @@ func newMetrics(reg prometheus.Registerer, sessions *session.Manager) *metrics {
 		m.errors.WithLabelValues(string(kind))
 	}
 	reg.MustRegister(m.requests, m.duration, m.inFlight, m.errors)
-	if sessions != nil {
-		reg.MustRegister(m.forwarded, m.takenOver, m.streams, m.streamed, m.filtered, m.read, m.age, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+	if parts.Producer != nil || parts.Sessions != nil {
+		reg.MustRegister(m.streams)
+	}
+	if parts.Sessions != nil {
+		reg.MustRegister(m.forwarded, m.takenOver, m.streamed, m.filtered, m.read, m.age, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "postamt_sessions", Help: "Pull sessions of this replica.",
-		}, func() float64 { return float64(sessions.Len()) }))
+		}, func() float64 { return float64(parts.Sessions.Len()) }))
 	}
 	return m
 }

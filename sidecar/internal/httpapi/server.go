@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/semaphore"
 
@@ -85,6 +86,8 @@ type Server struct {
 	metrics  *metrics
 	inFlight *semaphore.Weighted // bytes of produce requests
 	streams  *semaphore.Weighted
+	uploads  *semaphore.Weighted // bytes that streams of records that come in hold besides
+	zstd     *zstd.Decoder
 	stopping context.Context // ends when long answers should
 	replicas *http.Client    // to the other replicas
 }
@@ -93,9 +96,11 @@ type Server struct {
 // end too, so that a shutdown need not wait for them.
 func New(stopping context.Context, parts Parts, opts Options, log *slog.Logger, reg prometheus.Registerer) http.Handler {
 	s := &Server{
-		Parts: parts, opts: opts, log: log, metrics: newMetrics(reg, parts.Sessions), stopping: stopping, replicas: replicaClient(),
+		Parts: parts, opts: opts, log: log, metrics: newMetrics(reg, parts), stopping: stopping, replicas: replicaClient(),
 		inFlight: semaphore.NewWeighted(opts.Limits.InFlightBytes),
 		streams:  semaphore.NewWeighted(int64(opts.Limits.Streams)),
+		uploads:  semaphore.NewWeighted(opts.Limits.StreamBytes),
+		zstd:     zstdDecoder(opts.Limits.BatchBytes),
 	}
 	return s.observe(s.mux())
 }

@@ -7,8 +7,11 @@ import (
 	"iter"
 	"net/http"
 	"os"
-	"sync/atomic"
+	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 
 	"postamt/sidecar/internal/event"
 )
@@ -33,7 +36,7 @@ const (
 	uploadBuffer = 16 << 10
 	// resultBytes is what a RecordStream keeps of each record until the answer.
 	resultBytes = 16
-	// countedAtOnce is for how many results bytes are counted as in flight at a time.
+	// countedAtOnce is for how many results bytes are counted at a time.
 	countedAtOnce = 1024
 	// lastBytes is how long what a client is sending is still taken after an answer that does
 	// not wait for it, and lastPause how long nothing may come then.
@@ -60,48 +63,59 @@ type upload struct {
 	ctx  context.Context
 	body io.ReadCloser // unpacked
 
+	records  recordReader
 	stream   RecordStream
 	received int
 	ended    *event.Error // why the body was not read to its end
 
 	inBuffer int64 // bytes that were read and are of no record yet
 	held     int64 // what of them is counted as in flight
-	results  int64 // what is counted for results
+	besides  int64 // what is counted as MAX_STREAM_BYTES: for results, and to unpack
 }
 
 // receive produces the records of a request's body, which reader takes apart, and then calls
 // answer, unless there is nothing to report: then the answer is an error. cost is what is kept of
 // each record until the answer, in bytes.
 func (s *Server) receive(w http.ResponseWriter, r *http.Request, topic string, cost int64, reader func(io.Reader) recordReader, answer func(*upload)) error {
-	if !s.streams.TryAcquire(1) {
-		return event.Errorf(event.TooMany, 0, "produce", "this replica has as many streams as it may (MAX_STREAMS=%d); repeat the request later", s.opts.Limits.Streams)
+	release, err := s.openStream()
+	if err != nil {
+		return err
 	}
-	defer s.streams.Release(1)
-	conn := http.NewResponseController(w)
-	// Otherwise an answer that begins before the body's end would first wait for more of it.
-	_ = conn.EnableFullDuplex()
-	patient := &patientReader{ReadCloser: r.Body, conn: conn}
-	patient.pause.Store(int64(s.opts.ReadTimeout))
-	defer context.AfterFunc(s.stopping, func() { patient.endIn(s.opts.ShutdownTimeout / 2) })()
-
+	defer release()
 	// The request's own context ends, too, when reading does by a deadline of ours; and while a
 	// body is being read nothing else would end it.
 	u := &upload{s: s, ctx: context.WithoutCancel(r.Context())}
-	defer func() { s.inFlight.Release(u.held + u.results) }()
-	var err error
-	if u.body, err = unpack(r.Header.Get("Content-Encoding"), patient); err != nil {
+	defer func() {
+		s.inFlight.Release(u.held)
+		s.uploads.Release(u.besides)
+	}()
+	encoding := r.Header.Get("Content-Encoding")
+	if strings.EqualFold(encoding, "zstd") {
+		if !s.uploads.TryAcquire(zstdBytes) {
+			return event.Errorf(event.TooMany, 0, "produce", "the streams of records that come in hold as many bytes as they may (MAX_STREAM_BYTES=%d); repeat the request later, or without zstd", s.opts.Limits.StreamBytes)
+		}
+		u.besides = zstdBytes
+	}
+	conn := http.NewResponseController(w)
+	// Otherwise an answer that begins before the body's end would first wait for more of it.
+	_ = conn.EnableFullDuplex()
+	patient := &patientReader{ReadCloser: r.Body, conn: conn, pause: s.opts.ReadTimeout}
+	defer context.AfterFunc(s.stopping, func() { patient.endIn(s.opts.ShutdownTimeout / 2) })()
+
+	if u.body, err = unpack(encoding, patient); err != nil {
 		u.ended = asError(err)
 	} else {
 		defer func() { _ = u.body.Close() }()
 		u.stream = s.OpenStream(0, func(size int, _ error) { s.inFlight.Release(int64(size)) })
 		defer u.stream.Close()
-		if err := u.feed(topic, cost, reader(u)); err != io.EOF { //nolint:errorlint // feed returns it bare
+		u.records = reader(u)
+		if err := u.feed(topic, cost); err != io.EOF { //nolint:errorlint // feed returns it bare
 			u.ended = patient.why(err)
 		}
 	}
 	if u.ended == nil {
-		_ = conn.SetReadDeadline(time.Time{}) // what comes next is ours, and may take its time
-		u.ctx = r.Context()                   // which ends when the client goes away
+		patient.over()      // what comes next is ours, and may take its time
+		u.ctx = r.Context() // which ends when the client goes away
 	} else {
 		w.Header().Set("Connection", "close")
 		defer patient.discard()()
@@ -129,9 +143,9 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request, topic string, c
 }
 
 // feed sends records until there is a reason to stop: io.EOF is the body's end.
-func (u *upload) feed(topic string, cost int64, records recordReader) error {
+func (u *upload) feed(topic string, cost int64) error {
 	for {
-		rec, bad, err := records.next()
+		rec, bad, err := u.records.next()
 		if err != nil {
 			return err
 		}
@@ -139,12 +153,12 @@ func (u *upload) feed(topic string, cost int64, records recordReader) error {
 			return event.Errorf(event.Unprocessable, 0, "produce", "a request takes at most %d records (MAX_STREAM_RECORDS); send what comes after the last result with another one", u.received)
 		}
 		if u.received > 0 && u.received%countedAtOnce == 0 {
-			if err := u.acquire(countedAtOnce * cost); err != nil {
-				return err
+			if !u.wait(u.s.uploads, countedAtOnce*cost) {
+				return event.Errorf(event.TooMany, 0, "produce", "for %v the streams of records that come in have held as many bytes as they may (MAX_STREAM_BYTES=%d); send what comes after the last result later", u.s.opts.RequestTimeout, u.s.opts.Limits.StreamBytes)
 			}
-			u.results += countedAtOnce * cost
+			u.besides += countedAtOnce * cost
 		}
-		u.keep(records.ahead())
+		u.keep(u.records.ahead())
 		if bad == nil {
 			bad = u.place(&rec, topic)
 		}
@@ -181,6 +195,7 @@ func (u *upload) place(rec *event.Record, topic string) *event.Error {
 
 // Read reads on in the body, and counts what no record has been made of yet.
 func (u *upload) Read(b []byte) (int, error) {
+	u.keep(u.records.ahead()) // what was skipped since, such as empty lines, has become no record
 	n, err := u.body.Read(b)
 	u.inBuffer += int64(n)
 	if more := u.inBuffer - uploadBuffer - u.held; more > 0 {
@@ -201,20 +216,23 @@ func (u *upload) keep(ahead int) {
 	}
 }
 
-// acquire waits for room below the limit of bytes in flight. It does not queue for it: whoever
-// waits in the semaphore's queue makes all single requests fail.
+// acquire waits for room below the limit of bytes in flight.
 func (u *upload) acquire(n int64) error {
-	for giveUp := time.Now().Add(u.s.opts.RequestTimeout); !u.s.inFlight.TryAcquire(n); {
-		if time.Now().After(giveUp) {
-			return event.Errorf(event.TooMany, 0, "produce", "for %v this replica has worked on as many bytes as it may (MAX_IN_FLIGHT_BYTES=%d); send what comes after the last result later", u.s.opts.RequestTimeout, u.s.opts.Limits.InFlightBytes)
-		}
-		select {
-		case <-u.ctx.Done():
-			return u.ctx.Err()
-		case <-time.After(5 * time.Millisecond):
-		}
+	if !u.wait(u.s.inFlight, n) {
+		return event.Errorf(event.TooMany, 0, "produce", "for %v this replica has worked on as many bytes as it may (MAX_IN_FLIGHT_BYTES=%d); send what comes after the last result later", u.s.opts.RequestTimeout, u.s.opts.Limits.InFlightBytes)
 	}
 	return nil
+}
+
+// wait waits up to REQUEST_TIMEOUT for n of what limit has. It does not queue for it: whoever
+// waits in a semaphore's queue makes all fail who do not wait.
+func (u *upload) wait(limit *semaphore.Weighted, n int64) bool {
+	for giveUp := time.Now().Add(u.s.opts.RequestTimeout); !limit.TryAcquire(n); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(giveUp) {
+			return false
+		}
+	}
+	return true
 }
 
 // noneStored returns an error when Kafka took no record at all: then the request as a whole
@@ -233,18 +251,32 @@ func (u *upload) noneStored() error {
 // patientReader bounds each wait for a client's bytes, and ends with a shutdown.
 type patientReader struct {
 	io.ReadCloser
-	conn  *http.ResponseController
-	pause atomic.Int64 // that the client may make, in nanoseconds
-	until atomic.Int64 // in Unix nanoseconds: 0, or when reading ends
+	conn *http.ResponseController
+
+	mu    sync.Mutex
+	pause time.Duration // that the client may make
+	until time.Time     // when reading ends, unless it is zero
+	ended bool          // reading has, by itself
 }
 
 func (p *patientReader) Read(b []byte) (int, error) {
-	deadline := time.Now().Add(time.Duration(p.pause.Load()))
-	_ = p.conn.SetReadDeadline(deadline)
-	if until := p.until.Load(); until != 0 && until < deadline.UnixNano() {
-		_ = p.conn.SetReadDeadline(time.Unix(0, until))
+	p.mu.Lock()
+	deadline := time.Now().Add(p.pause)
+	if !p.until.IsZero() && p.until.Before(deadline) {
+		deadline = p.until
 	}
+	_ = p.conn.SetReadDeadline(deadline)
+	p.mu.Unlock()
 	return p.ReadCloser.Read(b)
+}
+
+// over is called at the body's end. From then on net/http itself reads, to notice when the
+// client goes away: a deadline, also one of a shutdown, would look like that.
+func (p *patientReader) over() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ended = true
+	_ = p.conn.SetReadDeadline(time.Time{})
 }
 
 // discard reads on without a use for it, so that a client that is still sending gets the answer
@@ -258,26 +290,34 @@ func (p *patientReader) discard() (end func()) {
 	}()
 	return func() {
 		p.endIn(lastBytes)
-		p.pause.Store(int64(lastPause))
+		p.mu.Lock()
+		p.pause = lastPause
 		_ = p.conn.SetReadDeadline(time.Now().Add(lastPause))
+		p.mu.Unlock()
 		<-done
 	}
 }
 
 // endIn ends the current read, or any later one, after a time.
 func (p *patientReader) endIn(d time.Duration) {
-	until := time.Now().Add(d)
-	p.until.Store(until.UnixNano())
-	_ = p.conn.SetReadDeadline(until)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended {
+		return
+	}
+	p.until = time.Now().Add(d)
+	_ = p.conn.SetReadDeadline(p.until)
 }
 
 // why says why reading ended.
 func (p *patientReader) why(err error) *event.Error {
-	switch until := p.until.Load(); {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
 	case !errors.Is(err, os.ErrDeadlineExceeded):
 		return asError(bodyError(err))
-	case until != 0 && time.Now().UnixNano() >= until:
+	case !p.until.IsZero() && !time.Now().Before(p.until):
 		return event.Errorf(event.Unavailable, codeUnavailable, "read body", "this replica is about to stop; send what comes after the last result with another request")
 	}
-	return event.Errorf(event.Timeout, 0, "read body", "nothing has come for %v (READ_TIMEOUT); send what comes after the last result with another request", time.Duration(p.pause.Load()))
+	return event.Errorf(event.Timeout, 0, "read body", "nothing has come for %v (READ_TIMEOUT); send what comes after the last result with another request", p.pause)
 }

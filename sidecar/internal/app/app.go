@@ -90,7 +90,8 @@ func Run(ctx context.Context, role Role, cfg config.Config, log *slog.Logger, re
 	}
 	if role.is(Consumer) {
 		parts.Sessions = session.NewManager(sessionKafka{cluster, cfg.Kafka.BootstrapServers}, session.Options{
-			Boot: uuid.NewString(), MaxSessions: cfg.Limits.Sessions, IdleTimeout: cfg.Session.IdleTimeout, Log: log,
+			Boot: uuid.NewString(), MaxSessions: cfg.Limits.Sessions, IdleTimeout: cfg.Session.IdleTimeout,
+			ReleaseTimeout: releaseTime(cfg), Log: log,
 		})
 		table, err := kafka.OpenTable(cfg.Kafka.BootstrapServers, sessionsTopic, parts.Sessions.Changed, log)
 		if err != nil {
@@ -113,6 +114,11 @@ func Run(ctx context.Context, role Role, cfg config.Config, log *slog.Logger, re
 	workers = append(workers, parts.Health.Run)
 	stopBy, err = serve(ctx, cfg, parts, workers, log, reg, ready)
 	return err
+}
+
+// releaseTime is the part of SHUTDOWN_TIMEOUT that is kept for giving sessions up.
+func releaseTime(cfg config.Config) time.Duration {
+	return min(5*time.Second, cfg.Shutdown.Timeout/4)
 }
 
 // sessionsTopic keeps what is to be known of pull sessions on every replica.
@@ -193,8 +199,12 @@ func serve(ctx context.Context, cfg config.Config, parts httpapi.Parts, workers 
 			})
 		}
 	}
+	requests := cfg.Shutdown.Timeout // for those in flight to end
+	if parts.Sessions != nil {
+		requests -= releaseTime(cfg)
+	}
 	handler := httpapi.New(stopping, parts, httpapi.Options{
-		Limits: cfg.Limits, RequestTimeout: cfg.RequestTimeout, ReadTimeout: cfg.ReadTimeout, ShutdownTimeout: cfg.Shutdown.Timeout, AllowTopicChanges: cfg.AllowTopicChanges,
+		Limits: cfg.Limits, RequestTimeout: cfg.RequestTimeout, ReadTimeout: cfg.ReadTimeout, ShutdownTimeout: requests, AllowTopicChanges: cfg.AllowTopicChanges,
 		Session: cfg.Session, StreamHeartbeat: cfg.StreamHeartbeat, TrustedProxies: cfg.TrustedProxies, OpenAPI: cfg.OpenAPI,
 	}, log, reg)
 
@@ -208,7 +218,7 @@ func serve(ctx context.Context, cfg config.Config, parts httpapi.Parts, workers 
 			stopBy = time.Now().Add(cfg.Shutdown.Timeout)
 			stop()
 		}
-		return serveUntil(failed, server(handler, cfg, log), httpapi.Listener(api, cfg.Limits.HeaderBytes), cfg.Shutdown.Timeout, drain)
+		return serveUntil(failed, server(handler, cfg, log), httpapi.Listener(api, cfg.Limits.HeaderBytes), requests, drain)
 	})
 	group.Go(func() error {
 		return serveUntil(work, server(debugHandler(reg), cfg, log), metrics, time.Second, func() {})

@@ -79,7 +79,7 @@ type Session struct {
 // Shutdown configures what happens after SIGTERM.
 type Shutdown struct {
 	ListenGrace time.Duration `env:"LISTEN_GRACE" envDefault:"5s" help:"after SIGTERM: how long requests are still taken while /health says 503, so that the proxy can turn away"`
-	Timeout     time.Duration `env:"TIMEOUT" envDefault:"25s" help:"after that: how long requests in flight and the producer may take to end"`
+	Timeout     time.Duration `env:"TIMEOUT" envDefault:"25s" help:"after that: how long requests in flight, the producer and the sessions may take to end"`
 }
 
 // Load reads the Config from environment variables and checks it. Its error has one line

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"cmp"
 	"context"
+	"errors"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -70,7 +71,32 @@ func (s *Server) createSession(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// deleteSession serves DELETE …/instances/{instance}: 204, or 404/40403.
+// joined makes sure that a session, which may have been taken over, reads what it is to read. What
+// ends or replaces that does without: the topic may be gone.
+func joined(h func(http.ResponseWriter, *http.Request, *session.Session) error) func(http.ResponseWriter, *http.Request, *session.Session) error {
+	return func(w http.ResponseWriter, r *http.Request, in *session.Session) error {
+		if err := in.Resume(r.Context()); err != nil {
+			return err
+		}
+		return h(w, r, in)
+	}
+}
+
+// removeSession serves DELETE …/instances/{instance}: 204, or 404/40403. It needs no replica that
+// could read what is stored.
+func (s *Server) removeSession(w http.ResponseWriter, r *http.Request) error {
+	err := s.withSession(s.deleteSession)(w, r)
+	if !errors.Is(err, session.ErrUnreadable) {
+		return err
+	}
+	if err := s.Sessions.Delete(r.Context(), r.PathValue("group"), r.PathValue("instance")); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// deleteSession removes a session that is here.
 func (s *Server) deleteSession(w http.ResponseWriter, r *http.Request, in *session.Session) error {
 	if err := s.Sessions.Delete(r.Context(), in.Group, in.Name); err != nil {
 		return err

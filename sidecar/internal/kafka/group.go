@@ -549,6 +549,9 @@ func (c *Cluster) Ends(ctx context.Context, topics []string, pattern string, rea
 // partitions wait that long for another process to be the member.
 func (g *Group) Close(leave bool) {
 	defer g.end()
+	if !leave {
+		g.end() // there is nothing to tell Kafka, which may be away
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
 	g.client.AllowRebalance()

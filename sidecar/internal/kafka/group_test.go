@@ -510,3 +510,26 @@ func TestPartitionsReadARecordLargerThanAFetch(t *testing.T) {
 		t.Errorf("it reads %d and %d bytes", len(got[0].Value), len(got[1].Value))
 	}
 }
+
+// A reader that only ends, and does not leave, has nothing to tell Kafka, and does not wait for it.
+func TestToEndDoesNotWaitForKafka(t *testing.T) {
+	t.Parallel()
+	cluster := clusterFor(t, kfake.SeedTopics(2, "a"))
+	g, o := groupFor(t, cluster, kafka.GroupOptions{Topics: []string{"a"}, Member: "m"})
+	eventually(t, "it has the partitions", func() bool { return o.list() == "[a0 a1]" })
+	byHand, _ := groupFor(t, cluster, kafka.GroupOptions{Partitions: []event.TopicPartition{{Topic: "a", Partition: 0}}})
+	gate := make(chan struct{})
+	defer close(gate)
+	cluster.Control(func(kmsg.Request) (kmsg.Response, error, bool) { // Kafka hangs
+		cluster.KeepControl()
+		cluster.SleepControl(func() { <-gate })
+		return nil, nil, false
+	})
+	time.Sleep(4 * time.Second) // a heartbeat is under way
+	start := time.Now()
+	g.Close(false)
+	byHand.Close(false)
+	if took := time.Since(start); took > 2*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}

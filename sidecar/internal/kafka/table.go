@@ -77,6 +77,8 @@ type Table struct {
 	flights       sync.Mutex
 	flying, ahead *catchUp
 	flyers        sync.WaitGroup
+	life          context.Context // of the flyers
+	end           context.CancelFunc
 }
 
 type tableRow struct {
@@ -95,7 +97,9 @@ func OpenTable(servers []string, topic string, changed func(key string, value []
 	if changed == nil {
 		changed = func(string, []byte) {}
 	}
+	life, end := context.WithCancel(context.Background())
 	return &Table{
+		life: life, end: end,
 		topic: topic, servers: servers, log: log.With("table", topic), changed: changed, reader: reader,
 		writes: make(chan *tableWrite, maxWaitingWrites), rows: make(map[string]tableRow), openAt: -1,
 	}, nil
@@ -103,6 +107,7 @@ func OpenTable(servers []string, topic string, changed func(key string, value []
 
 // Close ends the connections, after Run has returned.
 func (t *Table) Close() {
+	t.end()
 	t.reader.client.Close()
 	t.flyers.Wait()
 }
@@ -312,7 +317,7 @@ func (t *Table) fly() {
 		if now == nil {
 			return
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), catchUpTimeout)
+		ctx, cancel := context.WithTimeout(t.life, catchUpTimeout)
 		if err := t.readToEnd(ctx, t.askToEnd); err != nil {
 			now.err = tableError("kafka.CatchUp", err)
 		}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -23,8 +24,6 @@ const (
 	// expiryGrace is how much longer than the idle timeout other replicas leave a session alone:
 	// its owner removes it first, and renews it less often than it is used.
 	expiryGrace = 2 * time.Minute
-	// releaseTimeout bounds what a replica that stops writes to the table.
-	releaseTimeout = 5 * time.Second
 	// signingKey is the table's key of what replicas sign forwarded requests with.
 	signingKey      = "signing-key"
 	signingKeyBytes = 32
@@ -46,7 +45,10 @@ type Options struct {
 	Boot        string // names this process
 	MaxSessions int
 	IdleTimeout time.Duration
-	Log         *slog.Logger
+	// ReleaseTimeout bounds how long Run gives its sessions up; what is left then is taken over
+	// when this replica does not answer any more.
+	ReleaseTimeout time.Duration
+	Log            *slog.Logger
 }
 
 // Manager keeps the sessions that this replica owns, and knows who owns the others. It is safe
@@ -144,6 +146,7 @@ func (m *Manager) add(key string, r record, moved bool) (*Session, error) {
 	s := newSession(r.Settings, m.kafka, time.Now())
 	s.sub, s.moved, s.saved = r.subscription, moved, time.Now()
 	s.save = func(ctx context.Context, change func(*record)) error { return m.save(ctx, s, key, r.Epoch, change) }
+	s.owned = func(ctx context.Context) error { return m.owned(ctx, s, key, r.Epoch) }
 	s.lost = func() { m.drop(key, s, ErrMoved) }
 	m.mu.Lock()
 	if m.closing {
@@ -174,6 +177,19 @@ func (m *Manager) save(ctx context.Context, s *Session, key string, epoch int64,
 		return r.encode(), nil
 	})
 	if errors.Is(err, ErrMoved) {
+		m.drop(key, s, ErrMoved)
+	}
+	return err
+}
+
+// owned asks Kafka whether a session is still ours.
+func (m *Manager) owned(ctx context.Context, s *Session, key string, epoch int64) error {
+	if err := m.table.CatchUp(ctx); err != nil {
+		return err
+	}
+	value, _ := m.table.Get(key)
+	_, err := m.mine(key, value, epoch)
+	if err != nil {
 		m.drop(key, s, ErrMoved)
 	}
 	return err
@@ -237,11 +253,18 @@ type Place struct {
 	key     string
 }
 
-// Find tells where a session is. One that is here is found without asking Kafka.
+// ErrUnreadable is what Find says of a session whose record it cannot read. It can be deleted.
+var ErrUnreadable error = event.Errorf(event.Conflict, 40903, "session", "what is stored of the session cannot be read by this version; DELETE it, and create it again")
+
+// Find tells where a session is. One that is here is found without asking Kafka, as long as the
+// table is followed: a replica that was stopped for a while, or cut off, may have lost it.
 func (m *Manager) Find(ctx context.Context, group, name string) (Place, error) {
 	key := keyOf(group, name)
+	if err := m.keepUp(ctx); err != nil {
+		return Place{}, err
+	}
 	if s, done := m.use(key); s != nil {
-		return Place{Session: s, Done: done, key: key}, s.resume(ctx)
+		return Place{Session: s, Done: done, key: key}, nil
 	}
 	value, ok := m.table.Get(key)
 	if !ok {
@@ -255,7 +278,7 @@ func (m *Manager) Find(ctx context.Context, group, name string) (Place, error) {
 	r, err := decodeRecord(key, value)
 	if err != nil {
 		m.log.Error("a stored session cannot be read", "key", key, "error", err)
-		return Place{}, event.Errorf(event.Conflict, 40903, "session", "what is stored of the session cannot be read by this version; DELETE it, and create it again")
+		return Place{}, ErrUnreadable
 	}
 	if r.Owner.Boot == m.opts.Boot { // it was ours, and another has joined its group in our place
 		r.Owner = Owner{}
@@ -263,13 +286,24 @@ func (m *Manager) Find(ctx context.Context, group, name string) (Place, error) {
 	return Place{Owner: r.Owner, Epoch: r.Epoch, key: key}, nil
 }
 
+// keepUp catches up with the table when it has not been followed.
+func (m *Manager) keepUp(ctx context.Context) error {
+	if m.table.Following() {
+		return nil
+	}
+	return m.table.CatchUp(ctx)
+}
+
 // Here finds a session for a request that another replica has forwarded. One that is just
 // becoming ours is waited for a moment.
 func (m *Manager) Here(ctx context.Context, group, name string) (Place, error) {
 	key := keyOf(group, name)
+	if err := m.keepUp(ctx); err != nil {
+		return Place{}, err
+	}
 	for deadline := time.Now().Add(settleTimeout); ; {
 		if s, done := m.use(key); s != nil {
-			return Place{Session: s, Done: done, key: key}, s.resume(ctx)
+			return Place{Session: s, Done: done, key: key}, nil
 		}
 		value, _ := m.table.Get(key)
 		r, err := decodeRecord(key, value)
@@ -421,7 +455,7 @@ func (m *Manager) Len() int {
 
 // Run renews the sessions that are used and removes those that nobody has used for the idle
 // timeout, until ctx is canceled; then it releases all of them, so that other replicas take
-// them over with the next request, and returns nil.
+// them over with the next request, and returns nil, at the latest after ReleaseTimeout.
 func (m *Manager) Run(ctx context.Context) error {
 	tick := time.NewTicker(sweepInterval)
 	defer tick.Stop()
@@ -430,14 +464,22 @@ func (m *Manager) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			sweeping.Wait()
 			m.mu.Lock()
 			m.closing = true
 			all := m.sessions
 			m.sessions = make(map[string]*Session)
 			m.mu.Unlock()
-			m.release(ctx, all)
-			m.ending.Wait()
+			ended := make(chan struct{})
+			go func() { // a consumer that waits for Kafka is not waited for: the process ends
+				defer close(ended)
+				m.release(ctx, all)
+				m.ending.Wait()
+				sweeping.Wait()
+			}()
+			select {
+			case <-ended:
+			case <-time.After(m.opts.ReleaseTimeout):
+			}
 			return nil
 		case <-tick.C:
 			select {
@@ -454,23 +496,22 @@ func (m *Manager) Run(ctx context.Context) error {
 
 // release gives sessions up without leaving their groups.
 func (m *Manager) release(ctx context.Context, all map[string]*Session) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.opts.ReleaseTimeout*4/5)
 	defer cancel()
 	var done sync.WaitGroup
+	var kept atomic.Int64
 	for _, s := range all {
 		done.Go(func() {
 			s.end(ErrMoved, false) // first: the next owner is not to be disturbed
-			s.release(ctx, m.log)
+			err := s.save(ctx, func(r *record) { r.Owner = Owner{} })
+			if err != nil && !errors.Is(err, ErrMoved) {
+				kept.Add(1)
+			}
 		})
 	}
 	done.Wait()
-}
-
-// release says in the table that nobody has the session.
-func (s *Session) release(ctx context.Context, log *slog.Logger) {
-	err := s.save(ctx, func(r *record) { r.Owner = Owner{} })
-	if err != nil && !errors.Is(err, ErrMoved) {
-		log.Warn("a session could not be released; it is taken over when this replica does not answer", "group", s.Group, "instance", s.Name, "error", err)
+	if n := kept.Load(); n > 0 {
+		m.log.Warn("sessions could not be released; they are taken over when this replica does not answer", "sessions", n)
 	}
 }
 
@@ -515,25 +556,30 @@ func (m *Manager) sweep(ctx context.Context, now time.Time) {
 			seen = m.since
 		}
 		if m.sessions[key] == nil && now.Sub(seen) > m.opts.IdleTimeout+expiryGrace {
-			done.Go(func() { m.expire(ctx, key) })
+			changed := m.seen[key]
+			done.Go(func() { m.expire(ctx, key, changed) })
 		}
 	}
 }
 
-// expire removes a session of another replica that has not renewed it for too long.
-func (m *Manager) expire(ctx context.Context, key string) {
-	before, ok := m.table.Get(key)
-	if !ok {
-		return
-	}
+// expire removes a session of another replica that has not renewed it for too long. changed is
+// when its record was last seen to change: the table has told us of all by the time it asks.
+func (m *Manager) expire(ctx context.Context, key string, changed time.Time) {
+	var before []byte
 	err := m.table.Update(ctx, key, func(old []byte) ([]byte, error) {
-		if string(old) != string(before) {
-			return old, nil // somebody has been faster
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if before = old; m.seen[key] != changed || m.sessions[key] != nil {
+			before = nil // somebody uses it
+		}
+		if before == nil {
+			return old, nil
 		}
 		return nil, nil
 	})
 	r, bad := decodeRecord(key, before)
 	switch {
+	case err == nil && before == nil:
 	case err != nil:
 		m.log.Warn("an idle session of another replica could not be removed", "key", key, "error", err)
 	case bad == nil && !r.empty() && len(r.Partitions) == 0:

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -31,6 +32,9 @@ func place(t *testing.T, m *Manager) Place {
 	}
 	if p.Done != nil {
 		p.Done()
+		if err := p.Session.Resume(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return p
 }
@@ -348,10 +352,11 @@ func TestWithoutTheTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	table.refuse = event.Errorf(event.Unavailable, 50302, "table", "away")
-	if p := place(t, one); p.Session == nil {
-		t.Error("a session that is here needs no table")
-	}
-	_, err := one.Find(t.Context(), "g", "other")
+	_, err := one.Find(t.Context(), "g", "c")
+	wantCode(t, "one that was here, and may have been taken over", err, event.Unavailable, 50302)
+	_, err = one.Here(t.Context(), "g", "c")
+	wantCode(t, "the same, of another replica", err, event.Unavailable, 50302)
+	_, err = one.Find(t.Context(), "g", "other")
 	wantCode(t, "one that is not known", err, event.Unavailable, 50302)
 	_, err = two.Create(t.Context(), Settings{Group: "g", Name: "new"})
 	wantCode(t, "a new one", err, event.Unavailable, 50302)
@@ -360,6 +365,171 @@ func TestWithoutTheTable(t *testing.T) {
 	if p := place(t, one); p.Session == nil {
 		t.Error("a delete that failed has removed the session")
 	}
+}
+
+// A replica that has not heard of the table for a while asks before it serves what it has.
+func TestAnOwnerThatDidNotHearOfItsLossAsks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table, g, one, two := twoReplicas(t)
+		for _, name := range []string{"c", "d"} {
+			s, err := one.Create(t.Context(), Settings{Group: "g", Name: name})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Assign(t.Context(), []event.TopicPartition{a0}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		stale, other := place(t, one).Session, Place{}
+		if table.asked > 0 {
+			t.Errorf("a replica that follows the table has asked for it %d times", table.asked)
+		}
+		table.quiet = true
+		for _, name := range []string{"c", "d"} {
+			err := two.TakeOver(t.Context(), Place{key: keyOf("g", name), Epoch: 1})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		// A commit of a request that came before: nobody else tells it from the new owner's.
+		err := stale.CommitOffsets(t.Context(), map[event.TopicPartition]event.Commit{a0: {Offset: 12}})
+		if !errors.Is(err, ErrMoved) || g.members[0].stored() != "map[]" {
+			t.Errorf("a commit of a session that is another's by now: %v, stored %s", err, g.members[0].stored())
+		}
+		other, err = one.Find(t.Context(), "g", "d")
+		if err != nil || other.Session != nil || other.Owner.Boot != two.Boot() {
+			t.Errorf("it finds %+v, %v; want it with the other replica", other, err)
+		}
+		if _, err := one.Here(t.Context(), "g", "d"); !errors.Is(err, ErrMoved) {
+			t.Errorf("sent there by a third: %v", err)
+		}
+	})
+}
+
+// What a session reads may be gone when it is taken over: it can still be deleted, or read other.
+func TestASessionThatCannotBeResumedCanBeEnded(t *testing.T) {
+	for what, end := range map[string]func(*Manager, *Session) error{
+		"delete":      func(m *Manager, _ *Session) error { return m.Delete(context.Background(), "g", "c") },
+		"unsubscribe": func(_ *Manager, s *Session) error { return s.Unsubscribe(context.Background()) },
+		"assign none": func(_ *Manager, s *Session) error { return s.Assign(context.Background(), nil) },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			_, g, one, two := twoReplicas(t)
+			s, err := one.Create(t.Context(), Settings{Group: "g", Name: "c", FromEarliest: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Assign(t.Context(), []event.TopicPartition{a0}); err != nil {
+				t.Fatal(err)
+			}
+			if err := two.TakeOver(t.Context(), place(t, two)); err != nil {
+				t.Fatal(err)
+			}
+			g.refuse = event.Errorf(event.NotFound, 40401, "open", "no such topic")
+			p, err := two.Find(t.Context(), "g", "c")
+			if err != nil || p.Session == nil {
+				t.Fatalf("%s: it is not found: %v", what, err)
+			}
+			defer p.Done()
+			wantCode(t, "to resume it", p.Session.Resume(t.Context()), event.NotFound, 40401)
+			if err := end(two, p.Session); err != nil {
+				t.Errorf("to %s: %v", what, err)
+			}
+			synctest.Wait()
+		})
+	}
+}
+
+// A client that went back by a seek, and has committed nothing since, may have been given all of
+// it by the replica before.
+func TestACommitAfterASeekAndAMove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, g, one, two := twoReplicas(t)
+		s, err := one.Create(t.Context(), Settings{Group: "g", Name: "c", FromEarliest: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Subscribe(t.Context(), []string{"a"}, ""); err != nil {
+			t.Fatal(err)
+		}
+		g.members[0].assign(a0)
+		g.committed = map[event.TopicPartition]event.Commit{a0: {Offset: 20}}
+		if err := s.Seek(t.Context(), []Position{{TopicPartition: a0, At: AtBeginning}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := two.TakeOver(t.Context(), place(t, two)); err != nil {
+			t.Fatal(err)
+		}
+		moved := place(t, two).Session
+		g.members[1].assign(a0)
+		wantCode(t, "a commit", moved.Commit(t.Context()), event.Conflict, 40903)
+		g.committed[a0] = event.Commit{Offset: 15} // that ends the seek
+		wantCode(t, "a commit", moved.Commit(t.Context()), event.Conflict, 40903)
+		g.committed[a0] = event.Commit{Offset: 10}
+		wantCode(t, "a commit", moved.Commit(t.Context()), event.Conflict, 40903)
+	})
+}
+
+// A session that its owner renews while another replica is about to expire it stays.
+func TestASessionThatIsRenewedWhileItExpiresStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table, _, dead, alive := twoReplicas(t)
+		if _, err := dead.Create(t.Context(), Settings{Group: "g", Name: "c"}); err != nil {
+			t.Fatal(err)
+		}
+		// The table has it already, and does not say so before the update.
+		renewed := append(bytes.Clone(table.rows["g/c"]), ' ')
+		table.rows["g/c"] = renewed
+		tell := sync.OnceFunc(func() { alive.Changed("g/c", renewed) })
+		expired := false
+		table.before = func() { expired = true; tell() }
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- alive.Run(ctx) }()
+		time.Sleep(5*time.Minute + expiryGrace + 5*time.Second)
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if !expired || !table.has("g/c") {
+			t.Errorf("it was to expire: %v, and is there: %v; want both", expired, table.has("g/c"))
+		}
+	})
+}
+
+// With Kafka away, neither the table nor the consumers hold up the end of a replica.
+func TestAReplicaWithoutKafkaStopsInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, table := &group{}, newTable()
+		m := managerFor(t, g, table, 1000, 5*time.Minute)
+		for i := range 1000 {
+			s, err := m.Create(t.Context(), Settings{Group: "g", Name: fmt.Sprint(i)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Subscribe(t.Context(), []string{"a"}, ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i, f := range g.members {
+			f.slow = time.Duration(i%2) * 10 * time.Second
+		}
+		table.hang = true
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- m.Run(ctx) }()
+		time.Sleep(5*time.Minute + sweepInterval/2) // the next sweep closes them all
+		time.Sleep(2 * sweepInterval)
+		stop()
+		start := time.Now()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(start); took > 5*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		time.Sleep(time.Minute)
+	})
 }
 
 // What is stored and cannot be read is said, and can be removed.

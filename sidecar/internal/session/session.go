@@ -97,7 +97,9 @@ type Session struct {
 
 	// save changes what the table has. It is nil where there is no table.
 	save func(ctx context.Context, change func(*record)) error
-	lost func() // is called when another process has turned out to have the session
+	// owned asks Kafka whether the session is still this replica's; nil where there is no table.
+	owned func(ctx context.Context) error
+	lost  func() // is called when another process has turned out to have the session
 
 	joined   bool               // the group has told this member its partitions, or that it has none
 	changed  chan struct{}      // closed when joined or assigned change
@@ -214,8 +216,9 @@ func (s *Session) usable() error {
 	return s.closed
 }
 
-// resume opens what a session reads that was taken over, unless that is done.
-func (s *Session) resume(ctx context.Context) error {
+// Resume opens what a session reads that was taken over, unless that is done. Before it, the
+// session can be subscribed anew, unsubscribed and deleted: what it reads may be gone.
+func (s *Session) Resume(ctx context.Context) error {
 	s.mu.Lock()
 	done := s.consumer != nil || s.sub.empty()
 	s.mu.Unlock()
@@ -663,9 +666,12 @@ func (s *Session) allCommitted(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	return !slices.ContainsFunc(assigned, func(tp event.TopicPartition) bool {
-		at := sub.Starts[tp]
+		at, since := sub.Starts[tp], event.NoCommit
 		if c, ok := committed[tp]; ok {
-			at = c.Offset
+			at, since = c.Offset, c.Offset
+		}
+		if seek, ok := sub.Seeks[tp]; ok && seek.Since == since { // it holds, and was gone on from
+			at = seek.Offset
 		}
 		return at < ends[tp]
 	}), nil
@@ -692,6 +698,12 @@ func (s *Session) CommitOffsets(ctx context.Context, offsets map[event.TopicPart
 	consumer, epochs, err := s.awaitAssigned(ctx, "commit", maps.Keys(offsets))
 	if err != nil {
 		return err
+	}
+	if s.owned != nil && len(s.subscription().Partitions) > 0 {
+		// Kafka does not know whose partitions are that were assigned by hand.
+		if err := s.owned(ctx); err != nil {
+			return err
+		}
 	}
 	if err := consumer.Commit(ctx, offsets); err != nil {
 		if closed := s.usable(); errors.Is(closed, ErrMoved) {

@@ -30,6 +30,7 @@ type fakeConsumer struct {
 	seeks     []map[event.TopicPartition]event.Seek
 	refuse    error
 	closed    chan struct{}
+	slow      time.Duration // to close
 	left      bool
 }
 
@@ -89,6 +90,7 @@ func (f *fakeConsumer) Assigned() []event.TopicPartition {
 }
 
 func (f *fakeConsumer) Close(leave bool) {
+	time.Sleep(f.slow)
 	f.left = leave
 	close(f.closed)
 	f.revoke(f.Assigned()...)

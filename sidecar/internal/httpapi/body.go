@@ -232,10 +232,19 @@ func (s *Server) push(w http.ResponseWriter, b []byte) error {
 const encodeStep = 256 << 10
 
 // writeRecords answers with an array of records. An error means that the client did not get
-// all of it.
-func (s *Server) writeRecords(w http.ResponseWriter, records []event.Record, format restproxy.Format) error {
+// all of it. lengthIn is a header that says how long the array is, "" for none but, of a short
+// one, Content-Length.
+func (s *Server) writeRecords(w http.ResponseWriter, records []event.Record, format restproxy.Format, lengthIn string) error {
 	buf := append(buffer(firstBuffer), '[')
 	defer func() { reuse(buf) }()
+	begun := false
+	begin := func(length int) {
+		begun = true
+		w.Header().Set("Content-Type", format.ContentType())
+		if lengthIn != "" {
+			w.Header().Set(lengthIn, strconv.Itoa(length))
+		}
+	}
 	for i := range records {
 		if i > 0 {
 			buf = append(buf, ',')
@@ -244,16 +253,38 @@ func (s *Server) writeRecords(w http.ResponseWriter, records []event.Record, for
 		if len(buf) < encodeStep {
 			continue
 		}
-		w.Header().Set("Content-Type", format.ContentType()) // once it is sent, this changes nothing
+		if !begun {
+			rest := 0
+			if lengthIn != "" {
+				rest = lengthOf(records[i+1:], format)
+			}
+			begin(len(buf) + rest + len("]"))
+		}
 		if err := s.push(w, buf); err != nil {
 			return err
 		}
 		buf = buf[:0]
 	}
-	if buf = append(buf, ']'); w.Header().Get("Content-Type") == "" {
+	if buf = append(buf, ']'); !begun && lengthIn == "" {
 		return s.write(w, http.StatusOK, format.ContentType(), buf)
 	}
+	if !begun {
+		begin(len(buf))
+	}
 	return s.send(w, buf)
+}
+
+// lengthOf is how long records are that follow others, in bytes of JSON. They are encoded twice
+// then, which costs less than to have all of an answer in memory.
+func lengthOf(records []event.Record, format restproxy.Format) int {
+	buf := buffer(0)
+	defer func() { reuse(buf) }()
+	n := 0
+	for i := range records {
+		buf = restproxy.AppendRecord(buf[:0], &records[i], format)
+		n += len(",") + len(buf)
+	}
+	return n
 }
 
 // query returns a request's query parameters, and refuses the ones that the route does not

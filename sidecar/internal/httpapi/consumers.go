@@ -1,7 +1,6 @@
 package httpapi
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -258,23 +257,33 @@ func (s *Server) readSession(w http.ResponseWriter, r *http.Request, in *session
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	defer context.AfterFunc(s.stopping, cancel)()
-	arrival := s.arrivalOf(w, r, cancel)
-	defer arrival.end()
 	batch, err := in.Read(ctx, time.Duration(wait)*time.Millisecond, maxBytes)
-	if err != nil && s.stopping.Err() != nil && r.Context().Err() == nil {
+	if s.stopping.Err() != nil && r.Context().Err() == nil && (err != nil || isForwarded(r)) {
+		if err == nil { // the other replica could not tell us any more that it has arrived
+			batch.Failed()
+		}
+		if isForwarded(r) {
+			return session.ErrMoved
+		}
 		return event.Errorf(event.Unavailable, codeUnavailable, "read", "this replica is about to stop; repeat the request")
 	}
 	if err != nil {
 		return err
 	}
-	gone := cmp.Or(r.Context().Err(), arrival.lost())
-	if gone == nil {
-		gone = s.writeToArrive(w, batch, in.Format, arrival)
+	err, failed := r.Context().Err(), batch.Failed
+	switch {
+	case err != nil:
+	case isForwarded(r) && len(batch.Records) > 0:
+		failed = batch.Unknown
+		err = s.giveThrough(w, r, batch, in.Format)
+	default:
+		err = s.writeRecords(w, batch.Records, in.Format, "")
 	}
-	if gone != nil { // nobody was given these: the next read gives them again
-		batch.Failed()
+	if err != nil { // the next read gives these again
+		failed()
 		return event.Errorf(event.Gone, 0, "read", "the client went away")
 	}
+	batch.Delivered()
 	s.metrics.handedOutAll(s.metrics.read, batch.Records, time.Now())
 	return nil
 }

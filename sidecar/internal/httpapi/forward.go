@@ -1,20 +1,21 @@
 package httpapi
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/hmac"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"os"
+	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/google/uuid"
 
 	"postamt/sidecar/internal/event"
 	"postamt/sidecar/internal/restproxy"
@@ -29,20 +30,25 @@ const (
 	// forwardHeader marks a request of another replica. It is a signature over the method, the
 	// path with its query, and the boot id of the replica that is meant.
 	forwardHeader = "Postamt-Forwarded"
-	// forwardMethodHeader is the method of a read, which is forwarded as a POST.
-	forwardMethodHeader = "Postamt-Method"
-	// framedHeader marks an answer to a read: its body is parts, each after its length in four
-	// bytes, big end first. After one of length 0 the owner waits for the end of the request's
-	// body, which says that the client has been sent all but its answer's last byte; then comes
-	// one byte more. The value is the Content-Length of the answer, if that is known.
-	framedHeader = "Postamt-Framed"
+	// batchHeader names what a forwarded request gets. Where the answer has it, too, the answer is
+	// records, and goes on after its last byte until the forwarder has said that the client was
+	// sent all of it.
+	batchHeader = "Postamt-Batch"
+	// lengthHeader is how many bytes of records there are.
+	lengthHeader = "Postamt-Length"
+	// batchPath is what a forwarder asks about a batch: GET says that it is still there, and asks
+	// whether the owner is; POST that the client was sent all.
+	batchPath = "/replica/batches/"
 
 	// A replica that is gone is to be noticed soon; the others are on the same network.
 	replicaDialTimeout = 750 * time.Millisecond
-	// replicaGrace is how much longer than what was asked for a replica may take to answer.
+	// replicaGrace is how much longer than what was asked for a replica may take to answer before
+	// it is asked whether it is alive, and how often it is asked then.
 	replicaGrace = 5 * time.Second
-	// replicaTimeout bounds the answer to what is not a read; a commit may take 10 s.
-	replicaTimeout = 15 * time.Second
+	// pingTimeout is how soon it must say so.
+	pingTimeout = time.Second
+	// maxMissed is how often in a row it may fail to while it answers.
+	maxMissed = 3
 	// maxReplicaAnswer bounds answers that are not records, in bytes.
 	maxReplicaAnswer = 8 << 20
 	// maxMoves is how often a request looks for its session anew.
@@ -61,17 +67,20 @@ func replicaClient() *http.Client {
 	}
 }
 
-// Outcomes of forwarding, but for nil, which is an answer.
+// Outcomes of forwarding, but for nil, which is an answer. Nothing has been answered then.
 var (
 	errUnreachable = errors.New("the replica does not answer")
 	errElsewhere   = errors.New("the replica does not have the session")
+	errBrokeOff    = errors.New("the connection broke off") // which may be of the connection only
+	errBusy        = event.Errorf(event.Unavailable, codeUnavailable, "forward", "the replica that has the session is alive, and has not answered in time: the session may be busy with other requests; repeat the request")
+	errStopping    = event.Errorf(event.Unavailable, codeUnavailable, "forward", "this replica is about to stop; repeat the request")
 )
 
 // withSession serves a request of a session wherever that is.
 func (s *Server) withSession(h func(http.ResponseWriter, *http.Request, *session.Session) error) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		if claim := r.Header.Get(forwardHeader); claim != "" {
-			return s.serveForwarded(w, r, claim, h)
+		if isForwarded(r) {
+			return s.serveForwarded(w, r, h)
 		}
 		body, err := s.repeatable(r)
 		if err != nil {
@@ -100,7 +109,7 @@ func (s *Server) withSession(h func(http.ResponseWriter, *http.Request, *session
 					return nil
 				}
 				if errors.Is(err, errUnreachable) {
-					s.log.Info("a replica does not answer", "address", p.Owner.Address, "path", r.URL.Path, "error", err)
+					s.log.Warn("a replica does not answer: its session is taken over", "address", p.Owner.Address, "path", r.URL.Path, "error", err)
 					err = s.takeOver(r.Context(), p)
 				}
 				if errors.Is(err, errElsewhere) {
@@ -151,15 +160,32 @@ func (s *Server) repeatable(r *http.Request) ([]byte, error) {
 	return body, nil
 }
 
-// serveForwarded serves what another replica has sent here. It is never sent on.
-func (s *Server) serveForwarded(w http.ResponseWriter, r *http.Request, claim string, h func(http.ResponseWriter, *http.Request, *session.Session) error) error {
-	misdirected := event.Errorf(event.Misdirected, 0, "forwarded", "this replica does not have the session")
-	want, err := s.Sessions.Sign(r.Context(), forwardText(r, s.Sessions.Boot()))
+func isForwarded(r *http.Request) bool { return r.Header.Get(forwardHeader) != "" }
+
+var errMisdirected = event.Errorf(event.Misdirected, 0, "forwarded", "this replica does not have the session")
+
+// prove checks that a request comes from a replica that means this one. Nothing that it says in
+// its headers is heeded before.
+func (s *Server) prove(w http.ResponseWriter, r *http.Request) error {
+	want, err := s.Sessions.Sign(r.Context(), forwardText(r.Method, r.URL.RequestURI(), s.Sessions.Boot()))
 	if err != nil {
 		return err
 	}
-	if got, err := hex.DecodeString(claim); err != nil || !hmac.Equal(got, want) {
-		return misdirected
+	if got, err := hex.DecodeString(r.Header.Get(forwardHeader)); err != nil || !hmac.Equal(got, want) {
+		return errMisdirected
+	}
+	if rec, ok := w.(*recorder); ok {
+		rec.forwarded = true
+	}
+	return nil
+}
+
+func forwardText(method, uri, boot string) string { return method + " " + uri + " " + boot }
+
+// serveForwarded serves what another replica has sent here. It is never sent on.
+func (s *Server) serveForwarded(w http.ResponseWriter, r *http.Request, h func(http.ResponseWriter, *http.Request, *session.Session) error) error {
+	if err := s.prove(w, r); err != nil {
+		return err
 	}
 	p, err := s.Sessions.Here(r.Context(), r.PathValue("group"), r.PathValue("instance"))
 	if p.Session != nil {
@@ -169,49 +195,140 @@ func (s *Server) serveForwarded(w http.ResponseWriter, r *http.Request, claim st
 		err = h(w, r, p.Session)
 	}
 	if errors.Is(err, session.ErrMoved) {
-		return misdirected
+		return errMisdirected
 	}
 	return err
 }
 
-func forwardText(r *http.Request, boot string) string {
-	return r.Method + " " + r.URL.RequestURI() + " " + boot
+// outgoing is a batch that another replica gives to its client.
+type outgoing struct {
+	arrived chan struct{} // gets a token when the client was sent all of it
+	silence *time.Timer   // ends it when the other replica says nothing any more
+}
+
+// giveThrough gives a batch to another replica, which gives it to its client. Without an error
+// the client was sent all of it.
+//
+// Nothing but the other replica knows how long its client takes, so it is not the time that a
+// write takes which ends this, but silence.
+func (s *Server) giveThrough(w http.ResponseWriter, r *http.Request, batch *session.Batch, format restproxy.Format) error {
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	rc := http.NewResponseController(w)
+	defer context.AfterFunc(ctx, func() { _ = rc.SetWriteDeadline(time.Now()) })()
+	out := &outgoing{make(chan struct{}, 1), time.AfterFunc(maxMissed*replicaGrace, cancel)}
+	defer out.silence.Stop()
+	// Others cannot ask us any more then.
+	defer context.AfterFunc(s.stopping, func() { out.silence.Reset(replicaGrace) })()
+	id := r.Header.Get(batchHeader)
+	s.outgoing.Store(id, out)
+	defer s.outgoing.CompareAndDelete(id, out)
+	w.Header().Set(batchHeader, id)
+	if err := s.writeRecords(patient{w}, batch.Records, format, lengthHeader); err != nil {
+		return err
+	}
+	select {
+	case <-out.arrived:
+		return nil
+	case <-ctx.Done():
+	}
+	select {
+	case <-out.arrived: // both
+		return nil
+	default:
+		return ctx.Err()
+	}
+}
+
+// patient is an answer whose writes may take long.
+type patient struct{ http.ResponseWriter }
+
+func (patient) SetWriteDeadline(time.Time) error { return nil }
+
+func (p patient) Unwrap() http.ResponseWriter { return p.ResponseWriter }
+
+// serveBatch serves what other replicas say of a batch: 204, or 404 when it is given again.
+func (s *Server) serveBatch(w http.ResponseWriter, r *http.Request) error {
+	if err := s.prove(w, r); err != nil {
+		return err
+	}
+	var out *outgoing
+	if v, ok := s.outgoing.Load(r.PathValue("batch")); ok {
+		out, _ = v.(*outgoing)
+	}
+	switch {
+	case r.Method == http.MethodPost && out == nil:
+		return event.Errorf(event.NotFound, 0, "batch", "this batch is not on its way any more")
+	case r.Method == http.MethodPost:
+		select {
+		case out.arrived <- struct{}{}:
+		default: // it has been said before
+		}
+	case out != nil && s.stopping.Err() == nil:
+		out.silence.Reset(maxMissed * replicaGrace)
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// tell asks another replica about a batch, or tells it.
+func (s *Server) tell(ctx context.Context, method string, to session.Owner, batch string) error {
+	path := batchPath + batch
+	signature, err := s.Sessions.Sign(ctx, forwardText(method, path, to.Boot))
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+to.Address+path, nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set(forwardHeader, hex.EncodeToString(signature))
+	// So that net/http sends it again where a connection that was kept has just been closed.
+	req.Header.Set("Idempotency-Key", batch)
+	resp, err := s.replicas.Do(req)
+	if err != nil {
+		return err
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusNoContent {
+		return fmt.Errorf("%s %s: %s", method, path, resp.Status)
+	}
+	return nil
+}
+
+// alive asks whether a replica answers at all.
+func (s *Server) alive(ctx context.Context, owner session.Owner, batch string) bool {
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	return s.tell(ctx, http.MethodGet, owner, batch) == nil
 }
 
 // forward sends a request to the replica that has its session, and its answer to the client.
 // With errUnreachable and errElsewhere nothing has been answered.
 func (s *Server) forward(w http.ResponseWriter, r *http.Request, p session.Place, body []byte) error {
-	signature, err := s.Sessions.Sign(r.Context(), forwardText(r, p.Owner.Boot))
-	if err != nil {
-		return err
+	batch := uuid.NewString()
+	err := s.ask(w, r, p.Owner, batch, body)
+	if errors.Is(err, errBrokeOff) { // a connection that was kept may just have been closed
+		err = s.ask(w, r, p.Owner, batch, body)
 	}
-	send := s.forwardPlain
-	if reads(r) {
-		send = s.forwardRead
+	if errors.Is(err, errBrokeOff) {
+		err = errors.Join(errUnreachable, err)
 	}
-	// A connection that was open may just have been closed: that says nothing of the replica.
-	for try := 1; ; try++ {
-		err = send(w, r, p.Owner.Address, hex.EncodeToString(signature), body)
-		if !errors.Is(err, errUnreachable) || try == 2 || dialFailed(err) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
-			break
-		}
-	}
+	result := "broken"
 	switch {
+	case err == nil:
+		result = "served"
 	case r.Context().Err() != nil:
-		return event.Errorf(event.Gone, 0, "forward", "the client went away")
+		err = event.Errorf(event.Gone, 0, "forward", "the client went away")
 	case errors.Is(err, errUnreachable):
-		s.metrics.forwarded.WithLabelValues("unreachable").Inc()
+		result = "unreachable"
 	case errors.Is(err, errElsewhere):
-		s.metrics.forwarded.WithLabelValues("moved").Inc()
-	default:
-		s.metrics.forwarded.WithLabelValues("served").Inc()
+		result = "moved"
+	case errors.Is(err, errBusy):
+		result = "busy"
 	}
+	s.metrics.forwarded.WithLabelValues(result).Inc()
 	return err
-}
-
-func dialFailed(err error) bool {
-	op, ok := errors.AsType[*net.OpError](err)
-	return ok && op.Op == "dial"
 }
 
 // reads tells whether a request is one for records.
@@ -219,48 +336,134 @@ func reads(r *http.Request) bool {
 	return r.Method == http.MethodGet && r.Pattern == "/consumers/{group}/instances/{instance}/records"
 }
 
-// request makes what is sent to another replica.
-func (s *Server) request(ctx context.Context, w http.ResponseWriter, r *http.Request, method, address, signature string, body io.Reader) (*http.Request, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://"+address+r.URL.RequestURI(), body)
-	if err != nil {
-		return nil, err
+// patience is how long a request may take before its owner is asked whether it is alive, and how
+// long when it is.
+func (s *Server) patience(r *http.Request) (first, all time.Duration) {
+	if !reads(r) {
+		return replicaGrace, s.opts.RequestTimeout
 	}
-	req.Header = r.Header.Clone()
-	for _, hop := range []string{"Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Expect", "Content-Length", forwardMethodHeader} {
-		req.Header.Del(hop)
+	longest := s.opts.Session.MaxWait // the owner knows what the session's own is
+	wait := longest
+	if asked, err := positive(r.URL.Query(), "timeout", int64(wait/time.Millisecond), int64(wait/time.Millisecond)); err == nil {
+		wait = time.Duration(asked) * time.Millisecond
 	}
-	req.Header.Set(forwardHeader, signature)
-	req.Header.Set(requestIDHeader, w.Header().Get(requestIDHeader))
-	return req, nil
+	return wait + replicaGrace, longest + wait + s.opts.RequestTimeout // another read may be before it
 }
 
-func unreachable(err error) error { return errors.Join(errUnreachable, err) }
-
-// forwardPlain forwards a request whose answer is short.
-func (s *Server) forwardPlain(w http.ResponseWriter, r *http.Request, address, signature string, body []byte) error {
-	ctx, cancel := context.WithTimeout(r.Context(), replicaTimeout)
-	defer cancel()
-	req, err := s.request(ctx, w, r, r.Method, address, signature, bytes.NewReader(body))
+// ask forwards a request once.
+func (s *Server) ask(w http.ResponseWriter, r *http.Request, owner session.Owner, batch string, body []byte) error {
+	signature, err := s.Sessions.Sign(r.Context(), forwardText(r.Method, r.URL.RequestURI(), owner.Boot))
 	if err != nil {
 		return err
 	}
-	resp, err := s.replicas.Do(req)
+	// Not the client's context: that ends when the client has all and goes, too.
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(r.Context()))
+	clientLeaves := context.AfterFunc(r.Context(), func() { cancel(r.Context().Err()) })
+	defer clientLeaves()
+	weStop := func() bool { return true }
+	if reads(r) {
+		weStop = context.AfterFunc(s.stopping, func() { cancel(errStopping) })
+		defer weStop()
+	}
+	var answers atomic.Bool
+	var watching sync.WaitGroup
+	watching.Go(func() { cancel(s.watch(ctx, r, owner, batch, &answers)) })
+	defer watching.Wait()
+	defer cancel(nil)
+
+	req, err := http.NewRequestWithContext(ctx, r.Method, "http://"+owner.Address+r.URL.RequestURI(), bytes.NewReader(body))
 	if err != nil {
-		return unreachable(err)
+		return err
+	}
+	req.Header = r.Header.Clone()
+	// What is of the connection, and what is nobody's business who may have the address by now.
+	for _, name := range []string{"Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Expect", "Content-Length", "Authorization", "Cookie"} {
+		req.Header.Del(name)
+	}
+	req.Header.Set(forwardHeader, hex.EncodeToString(signature))
+	req.Header.Set(batchHeader, batch)
+	req.Header.Set(requestIDHeader, w.Header().Get(requestIDHeader))
+	resp, err := s.replicas.Do(req)
+	answers.Store(err == nil)
+	if !weStop() && err == nil {
+		_ = resp.Body.Close()
+		return errStopping
+	}
+	if err != nil {
+		return s.whyNot(ctx, owner, batch, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
+	if resp.Header.Get(batchHeader) != "" {
+		given, err := s.passRecords(w, resp, clientLeaves)
+		switch {
+		case err == nil:
+			s.confirm(ctx, owner, batch, resp.Body)
+			return nil
+		case given: // it cannot be mended: the client is not to take it for whole
+			return &event.Error{Kind: event.Gone, Op: "forward", Msg: "the answer broke off", Err: err}
+		}
+		return s.whyNot(ctx, owner, batch, err)
+	}
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxReplicaAnswer))
 	switch {
 	case err != nil:
-		return unreachable(err)
+		return s.whyNot(ctx, owner, batch, err)
 	case resp.StatusCode == http.StatusMisdirectedRequest:
 		return errElsewhere
 	}
-	return s.pass(w, resp, answer)
+	s.pass(w, resp, answer)
+	return nil
+}
+
+// whyNot says what an error means that came instead of an answer. That a replica takes long does
+// not mean that it is gone.
+func (s *Server) whyNot(ctx context.Context, owner session.Owner, batch string, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	op, ok := errors.AsType[*net.OpError](err)
+	switch dial := ok && op.Op == "dial"; {
+	case dial && !op.Timeout(), dial && !s.alive(ctx, owner, batch):
+		return errors.Join(errUnreachable, err)
+	}
+	return errors.Join(errBrokeOff, err)
+}
+
+// watch returns why a request is not to be waited for any longer: its owner is silent, or takes
+// longer than it may.
+func (s *Server) watch(ctx context.Context, r *http.Request, owner session.Owner, batch string, answers *atomic.Bool) error {
+	first, all := s.patience(r)
+	soonest, tick := time.NewTimer(first), time.NewTicker(replicaGrace)
+	defer soonest.Stop()
+	defer tick.Stop()
+	missed := 0
+	for start := time.Now(); ; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-soonest.C:
+		case <-tick.C:
+		}
+		took := time.Since(start)
+		if took < first && !answers.Load() {
+			continue
+		}
+		if s.alive(ctx, owner, batch) {
+			missed = 0
+		} else {
+			missed++
+		}
+		switch answered := answers.Load(); {
+		case missed == maxMissed, missed > 0 && !answered:
+			return errUnreachable
+		case took > all && !answered:
+			return errBusy
+		}
+	}
 }
 
 // pass answers as another replica has.
-func (s *Server) pass(w http.ResponseWriter, resp *http.Response, body []byte) error {
+func (s *Server) pass(w http.ResponseWriter, resp *http.Response, body []byte) {
 	for _, name := range []string{"Retry-After", "Allow"} {
 		if v := resp.Header.Get(name); v != "" {
 			w.Header().Set(name, v)
@@ -268,240 +471,49 @@ func (s *Server) pass(w http.ResponseWriter, resp *http.Response, body []byte) e
 	}
 	if resp.StatusCode == http.StatusNoContent {
 		w.WriteHeader(http.StatusNoContent)
-		return nil
-	}
-	_ = s.write(w, resp.StatusCode, resp.Header.Get("Content-Type"), body)
-	return nil
-}
-
-// forwardRead forwards a read. The owner must not take records for delivered that the client
-// has not received: so it keeps back the last byte of its answer until it is told that all
-// others have been, and so does this side towards the client.
-func (s *Server) forwardRead(w http.ResponseWriter, r *http.Request, address, signature string, _ []byte) error {
-	wait := s.opts.Session.MaxWait // the owner knows what the session's own is
-	if asked, err := positive(r.URL.Query(), "timeout", int64(wait/time.Millisecond), int64(wait/time.Millisecond)); err == nil {
-		wait = time.Duration(asked) * time.Millisecond
-	}
-	req, err := s.request(r.Context(), w, r, http.MethodPost, address, signature, nil)
-	if err != nil {
-		return err
-	}
-	req.Header.Set(forwardMethodHeader, http.MethodGet)
-	conn, err := s.openForwarded(req)
-	if err != nil {
-		return unreachable(err)
-	}
-	defer func() { _ = conn.Close() }()
-	defer context.AfterFunc(r.Context(), func() { _ = conn.Close() })()
-	_ = conn.SetDeadline(time.Now().Add(wait + replicaGrace))
-	resp, err := http.ReadResponse(bufio.NewReader(conn), req)
-	if err != nil {
-		return unreachable(err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	length, framed := resp.Header[framedHeader]
-	if !framed { // an error
-		answer, err := io.ReadAll(io.LimitReader(resp.Body, maxReplicaAnswer))
-		switch {
-		case err != nil:
-			return unreachable(err)
-		case resp.StatusCode == http.StatusMisdirectedRequest:
-			return errElsewhere
-		}
-		return s.pass(w, resp, answer)
-	}
-	begun := false
-	err = s.forwardFrames(w, conn, resp.Body, func() {
-		begun = true
-		w.Header().Set("Content-Type", resp.Header.Get("Content-Type"))
-		if length[0] != "" {
-			w.Header().Set("Content-Length", length[0])
-		}
-		w.WriteHeader(resp.StatusCode)
-	})
-	switch {
-	case err != nil && begun: // it cannot be mended: the client is not to take it for whole
-		return &event.Error{Kind: event.Gone, Op: "forward", Msg: "the answer broke off", Err: err}
-	case err != nil:
-		return unreachable(err)
-	}
-	return nil
-}
-
-// forwardFrames sends the client what comes in frames; begin is called before the first byte.
-func (s *Server) forwardFrames(w http.ResponseWriter, conn net.Conn, body io.Reader, begin func()) error {
-	var head [4]byte
-	buf := make([]byte, 1+sendStep) // the first byte is the one that is kept back
-	kept := 0
-	for {
-		_ = conn.SetDeadline(time.Now().Add(s.opts.ReadTimeout))
-		if _, err := io.ReadFull(body, head[:]); err != nil {
-			return err
-		}
-		frame := int(binary.BigEndian.Uint32(head[:]))
-		if frame == 0 {
-			break
-		}
-		for frame > 0 {
-			n := min(frame, sendStep)
-			_ = conn.SetDeadline(time.Now().Add(s.opts.ReadTimeout))
-			if _, err := io.ReadFull(body, buf[1:1+n]); err != nil {
-				return err
-			}
-			if kept == 0 {
-				begin()
-			}
-			if err := s.push(w, buf[1-kept:n]); err != nil {
-				return err
-			}
-			buf[0], kept = buf[n], 1
-			frame -= n
-		}
-	}
-	if err := http.NewResponseController(w).Flush(); err != nil {
-		return err
-	}
-	_ = conn.SetDeadline(time.Now().Add(replicaGrace))
-	if _, err := io.WriteString(conn, lastChunk); err != nil {
-		return err
-	}
-	if _, err := io.ReadFull(body, head[:1]); err != nil {
-		return err
-	}
-	return s.send(w, buf[:kept])
-}
-
-// lastChunk ends a request's body.
-const lastChunk = "0\r\n\r\n"
-
-// openForwarded sends a request's header on a connection of its own; its body has begun and is
-// empty. It is not an http.Client that does this: one that waits for a body to go on does not
-// notice that the other side has gone.
-func (s *Server) openForwarded(req *http.Request) (net.Conn, error) {
-	dialer := net.Dialer{Timeout: replicaDialTimeout, KeepAlive: 5 * time.Second}
-	conn, err := dialer.DialContext(req.Context(), "tcp", req.URL.Host)
-	if err != nil {
-		return nil, err
-	}
-	var head bytes.Buffer
-	fmt.Fprintf(&head, "%s %s HTTP/1.1\r\nHost: %s\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n", req.Method, req.URL.RequestURI(), req.URL.Host)
-	_ = req.Header.Write(&head)
-	head.WriteString("\r\n")
-	_ = conn.SetDeadline(time.Now().Add(replicaGrace))
-	if _, err := conn.Write(head.Bytes()); err != nil {
-		_ = conn.Close()
-		return nil, err
-	}
-	return conn, nil
-}
-
-// arrival is what a forwarder says of the answer to a read: nil for a client's own request.
-type arrival struct {
-	w    http.ResponseWriter
-	said chan error // nil: all has arrived but the last byte
-	done sync.WaitGroup
-}
-
-// arrivalOf listens to the body of a forwarded read. cancel is called when the forwarder goes
-// away.
-func (s *Server) arrivalOf(w http.ResponseWriter, r *http.Request, cancel func()) *arrival {
-	if r.Header.Get(forwardHeader) == "" {
-		return nil
-	}
-	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // the body ends when the answer has arrived
-	a := &arrival{w: w, said: make(chan error, 1)}
-	a.done.Go(func() {
-		_, err := io.Copy(io.Discard, r.Body)
-		a.said <- err
-		if err != nil {
-			cancel()
-		}
-	})
-	return a
-}
-
-// end stops listening.
-func (a *arrival) end() {
-	if a == nil {
 		return
 	}
-	_ = http.NewResponseController(a.w).SetReadDeadline(time.Now())
-	a.done.Wait()
+	_ = s.write(w, resp.StatusCode, resp.Header.Get("Content-Type"), body)
 }
 
-// lost returns why an answer cannot arrive any more.
-func (a *arrival) lost() error {
-	if a == nil {
-		return nil
+// passRecords gives the client what another replica gives. It calls whole when it has all of it:
+// whether the client is still there shows in writing the rest. given says that the client has
+// been answered, error or not.
+func (s *Server) passRecords(w http.ResponseWriter, resp *http.Response, whole func() bool) (given bool, err error) {
+	length, err := strconv.ParseInt(resp.Header.Get(lengthHeader), 10, 64)
+	if err != nil {
+		return false, err
 	}
-	select {
-	case err := <-a.said:
-		a.said <- err
-		if err == nil {
-			err = errors.New("the forwarder ended before the answer")
+	buf := make([]byte, min(length, sendStep))
+	for left := length; left > 0; {
+		piece := buf[:min(left, sendStep)]
+		if _, err := io.ReadFull(resp.Body, piece); err != nil {
+			return given, err
 		}
-		return err
-	default:
-		return nil
-	}
-}
-
-// writeToArrive answers with a batch, and marks it as delivered once the client has been sent
-// all of it. An error means that it has not.
-func (s *Server) writeToArrive(w http.ResponseWriter, batch *session.Batch, format restproxy.Format, a *arrival) error {
-	if a == nil {
-		if err := s.writeRecords(w, batch.Records, format); err != nil {
-			return err
+		if left -= int64(len(piece)); left == 0 {
+			whole()
 		}
-		batch.Delivered()
-		return nil
-	}
-	if err := s.writeRecords(&framer{ResponseWriter: w}, batch.Records, format); err != nil {
-		return err
-	}
-	if err := s.send(w, []byte{0, 0, 0, 0}); err != nil {
-		return err
-	}
-	timeout := time.NewTimer(2 * s.opts.ReadTimeout) // what is between us and a slow client
-	defer timeout.Stop()
-	select {
-	case err := <-a.said:
-		if a.said <- err; err != nil {
-			return err
+		if !given {
+			given = true
+			w.Header().Set("Content-Type", resp.Header.Get("Content-Type"))
+			w.Header().Set("Content-Length", strconv.FormatInt(length, 10))
+			w.WriteHeader(resp.StatusCode)
 		}
-	case <-timeout.C:
-		return context.DeadlineExceeded
+		if err := s.push(w, piece); err != nil {
+			return given, err
+		}
 	}
-	batch.Delivered()
-	_ = s.send(w, []byte{1}) // what has arrived has
-	return nil
+	return given, s.send(w, nil)
 }
 
-// framer writes each part of an answer after its length.
-type framer struct {
-	http.ResponseWriter
-	begun bool
-}
-
-func (f *framer) WriteHeader(status int) {
-	f.begun = true
-	h := f.Header()
-	h.Set(framedHeader, h.Get("Content-Length"))
-	h.Del("Content-Length")
-	f.ResponseWriter.WriteHeader(status)
-}
-
-func (f *framer) Write(b []byte) (int, error) {
-	if !f.begun {
-		f.WriteHeader(http.StatusOK)
+// confirm tells the owner that the client was sent a batch. Where that fails the owner gives it
+// again: that is no reason to ask twice.
+func (s *Server) confirm(ctx context.Context, owner session.Owner, batch string, rest io.Reader) {
+	ctx, cancel := context.WithTimeout(ctx, replicaGrace)
+	defer cancel()
+	if err := s.tell(ctx, http.MethodPost, owner, batch); err != nil {
+		s.log.Info("the owner of a session could not be told that its records have arrived; they will come again", "address", owner.Address, "error", err)
+		return
 	}
-	if len(b) == 0 {
-		return 0, nil
-	}
-	if _, err := f.ResponseWriter.Write(binary.BigEndian.AppendUint32(nil, uint32(len(b)))); err != nil { //nolint:gosec // at most sendStep
-		return 0, err
-	}
-	return f.ResponseWriter.Write(b)
+	_, _ = io.Copy(io.Discard, rest) // its end: the connection can be kept then
 }
-
-func (f *framer) Unwrap() http.ResponseWriter { return f.ResponseWriter }

@@ -72,12 +72,12 @@ func newMetrics(reg prometheus.Registerer, parts Parts) *metrics {
 		}),
 	}
 	m.forwarded = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "postamt_session_requests_forwarded_total", Help: "Requests for sessions of other replicas, by what came of it: served, moved (it was elsewhere) or unreachable.",
+		Name: "postamt_session_requests_forwarded_total", Help: "Requests for sessions of other replicas, by what came of it: served, moved (it was elsewhere), unreachable, busy (it did not answer in time) or broken (the answer broke off, the client went away, or this replica stops).",
 	}, []string{"result"})
 	m.takenOver = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "postamt_sessions_taken_over_total", Help: "Sessions that this replica has tried to take over, by what came of it: taken, lost (another replica was faster) or failed.",
 	}, []string{"result"})
-	for _, result := range []string{"served", "moved", "unreachable"} {
+	for _, result := range []string{"served", "moved", "unreachable", "busy", "broken"} {
 		m.forwarded.WithLabelValues(result)
 	}
 	for _, result := range []string{"taken", "lost", "failed"} {
@@ -164,11 +164,6 @@ func (s *Server) observe(mux *http.ServeMux) http.Handler {
 				r.URL.Path = "/"
 			}
 		}
-		if r.Method == http.MethodPost && r.Header.Get(forwardMethodHeader) == http.MethodGet && r.Header.Get(forwardHeader) != "" {
-			// What a replica forwards is a POST, since its body says when the answer has arrived.
-			r.Method = http.MethodGet
-			_ = http.NewResponseController(w).EnableFullDuplex()
-		}
 		if r.ContentLength != 0 {
 			// Not the server's ReadTimeout: that would end streams and waiting reads too.
 			_ = http.NewResponseController(w).SetReadDeadline(start.Add(s.opts.ReadTimeout))
@@ -179,8 +174,10 @@ func (s *Server) observe(mux *http.ServeMux) http.Handler {
 		if !knownMethods[method] {
 			method = "other"
 		}
-		s.metrics.requests.WithLabelValues(r.Pattern, method, strconv.Itoa(rec.status)).Inc() // the mux has set the pattern
-		s.metrics.duration.WithLabelValues(r.Pattern, method).Observe(time.Since(start).Seconds())
+		if !rec.forwarded { // it counts where the client sent it
+			s.metrics.requests.WithLabelValues(r.Pattern, method, strconv.Itoa(rec.status)).Inc() // the mux has set the pattern
+			s.metrics.duration.WithLabelValues(r.Pattern, method).Observe(time.Since(start).Seconds())
+		}
 		if s.log.Enabled(r.Context(), slog.LevelDebug) { // else the arguments are made for nothing
 			s.log.Debug("request", "request_id", id, "method", r.Method, "path", r.URL.Path, "status", rec.status, "duration", time.Since(start))
 		}
@@ -242,7 +239,8 @@ func validRequestID(id string) bool {
 // recorder remembers the status of an answer.
 type recorder struct {
 	http.ResponseWriter
-	status int
+	status    int
+	forwarded bool // another replica has sent the request, and proven it
 }
 
 func (r *recorder) WriteHeader(status int) {

@@ -63,7 +63,7 @@ func (s *Server) readPartition(w http.ResponseWriter, r *http.Request) error {
 	case err != nil:
 		return err
 	}
-	if s.writeRecords(w, records, format) != nil {
+	if s.writeRecords(w, records, format, "") != nil {
 		return event.Errorf(event.Gone, 0, "read", "the client went away")
 	}
 	s.metrics.handedOutAll(s.metrics.streamed, records, time.Now())

@@ -3,16 +3,22 @@ package httpapi_test
 import (
 	"bufio"
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"os/signal"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -25,6 +31,7 @@ import (
 	"postamt/sidecar/internal/app"
 	"postamt/sidecar/internal/config"
 	"postamt/sidecar/internal/contract"
+	"postamt/sidecar/internal/kafka"
 )
 
 // A replica of these tests is a process of its own, since only such a one can be killed.
@@ -179,8 +186,13 @@ func TestAnyReplicaAnswersForAnySession(t *testing.T) {
 		if got := a.do("GET", base+"/records", "", "Postamt-Forwarded: "+forged); got.status != 421 {
 			t.Errorf("a forged signature: %d %s", got.status, got.body)
 		}
-		if got := a.do("POST", base+"/records", "x", "Postamt-Forwarded: "+forged, "Postamt-Method: GET"); got.status != 421 {
-			t.Errorf("a forged signature of a read: %d %s", got.status, got.body)
+		if got := a.do("POST", base+"/records", "x", "Postamt-Forwarded: "+forged, "Postamt-Method: GET"); got.status != 405 {
+			t.Errorf("another method than the request's: %d %s", got.status, got.body)
+		}
+		for _, method := range []string{"GET", "POST", "PUT"} {
+			if got := a.do(method, "/replica/batches/x", "", "Postamt-Forwarded: "+forged); got.status != 421 {
+				t.Errorf("a forged %s of a batch: %d %s", method, got.status, got.body)
+			}
 		}
 	}
 	b.do("DELETE", base, "").want(t, "delete", 204, "")
@@ -188,6 +200,9 @@ func TestAnyReplicaAnswersForAnySession(t *testing.T) {
 		if got := r.do("GET", base+"/records", ""); got.status != 404 || got.code(t) != 40403 {
 			t.Errorf("after it was deleted: %d %s", got.status, got.body)
 		}
+	}
+	if text := a.metricsText(); strings.Contains(text, `route="/consumers/{group}/instances/{instance}/positions"`) {
+		t.Errorf("a request that was forwarded counts twice: %s", text)
 	}
 	c.create(earliest) // the name is free
 	b.do("POST", base+"/subscription", `{"topics":["b"]}`, plainV2).want(t, "subscribe", 204, "")
@@ -436,13 +451,288 @@ func TestAReaderThroughAnotherReplicaLosesNothing(t *testing.T) {
 	defer func() { _ = conn.Close() }()
 	_ = conn.(*net.TCPConn).SetReadBuffer(4 << 10)
 	fmt.Fprintf(conn, "GET %s/records?timeout=10000 HTTP/1.1\r\nHost: x\r\n\r\n", base)
-	eventually(t, "the owner gives up", func() bool { return strings.Contains(owner.metricsText(), `postamt_http_requests_total{code="499"`) })
+	if _, err := io.ReadFull(conn, make([]byte, 10_000)); err != nil { // and no more
+		t.Fatal(err)
+	}
 	other.http = http.DefaultTransport // to hold 20 MB against the contract takes longer than the test has
 	got := other.offsets(base, records)
 	for i, o := range got {
 		if o != fmt.Sprint(i) {
 			t.Fatalf("it reads the offsets %v", got)
 		}
+	}
+}
+
+// An owner that is only busy keeps its session, and the request waits.
+func TestABusyOwnerKeepsItsSession(t *testing.T) {
+	t.Parallel()
+	_, r := replicas(t, 2, nil)
+	a, b := r[0], r[1]
+	a.create("")
+	a.do("POST", base+"/subscription", `{"topics":["b"]}`, plainV2).want(t, "subscribe", 204, "")
+	a.do("GET", base+"/records?timeout=100", "").want(t, "at first", 200, "[]")
+	var long sync.WaitGroup
+	defer long.Wait()
+	start := time.Now()
+	long.Go(func() {
+		a.do("GET", base+"/records?timeout=9000", "").want(t, "a read that waits", 200, "[]")
+		if took := time.Since(start); took > 20*time.Second {
+			t.Errorf("a read of 9 s took %v: it began anew elsewhere", took)
+		}
+	})
+	time.Sleep(500 * time.Millisecond)
+	b.do("GET", base+"/records?timeout=300", "").want(t, "the read behind it", 200, "[]")
+	if text := b.metricsText(); !strings.Contains(text, `postamt_sessions_taken_over_total{result="taken"} 0`) {
+		t.Errorf("the session was taken from an owner that is alive: %s", text)
+	}
+}
+
+// key is what replicas sign with.
+func (s *service) key() []byte {
+	s.t.Helper()
+	var key []byte
+	eventually(s.t, "there is a key", func() bool {
+		for _, r := range s.table() {
+			if string(r.Key) == "signing-key" {
+				key = r.Value
+			}
+		}
+		return key != nil
+	})
+	return key
+}
+
+// table is what the topic of sessions has.
+func (s *service) table() []*kgo.Record {
+	s.t.Helper()
+	client, err := kafka.NewClient(s.cluster.ListenAddrs(), kgo.ConsumeTopics("_postamt.sessions"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer client.Close()
+	var out []*kgo.Record
+	for {
+		ctx, cancel := context.WithTimeout(s.t.Context(), time.Second)
+		fetches := client.PollFetches(ctx)
+		cancel()
+		if fetches.NumRecords() == 0 {
+			return out
+		}
+		out = append(out, fetches.Records()...)
+	}
+}
+
+// owner is the boot id of the session's.
+func (s *service) owner() string {
+	s.t.Helper()
+	var in struct{ Owner string }
+	for _, r := range s.table() {
+		if string(r.Key) == "g/c" {
+			if err := json.Unmarshal(r.Value, &in); err != nil {
+				s.t.Fatal(err)
+			}
+		}
+	}
+	return in.Owner
+}
+
+// signed sends what another replica would.
+func (s *service) signed(key []byte, boot, method, path, batch string) (*http.Response, context.CancelFunc) {
+	s.t.Helper()
+	ctx, cancel := context.WithCancel(s.t.Context())
+	req, err := http.NewRequestWithContext(ctx, method, s.api+path, nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte(method + " " + path + " " + boot))
+	req.Header.Set("Postamt-Forwarded", hex.EncodeToString(mac.Sum(nil)))
+	req.Header.Set("Postamt-Batch", batch)
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { _ = resp.Body.Close() })
+	return resp, cancel
+}
+
+// Only the forwarder's word makes a batch delivered, and it may come twice, or too late.
+func TestABatchIsDeliveredWhenTheForwarderSaysSo(t *testing.T) {
+	t.Parallel()
+	_, r := replicas(t, 2, nil)
+	a, b := r[0], r[1]
+	a.produced("0", "1")
+	a.create(earliest)
+	a.do("POST", base+"/subscription", `{"topics":["b"]}`, plainV2).want(t, "subscribe", 204, "")
+	b.do("GET", base+"/subscription", "").want(t, "there is a key then", 200, "")
+	key, boot := a.key(), a.owner()
+	read := func(batch string) (string, context.CancelFunc) {
+		t.Helper()
+		var text []byte
+		var leave context.CancelFunc
+		eventually(t, "records come", func() bool {
+			var resp *http.Response
+			resp, leave = a.signed(key, boot, "GET", base+"/records?timeout=5000&max_bytes=1", batch)
+			n, err := strconv.Atoi(resp.Header.Get("Postamt-Length"))
+			if err != nil { // none
+				leave()
+				return false
+			}
+			text = make([]byte, n)
+			if _, err := io.ReadFull(resp.Body, text); err != nil {
+				t.Fatal(err)
+			}
+			if resp.ContentLength >= 0 || resp.Header.Get("Postamt-Batch") != batch {
+				t.Errorf("the answer has %d bytes and %v", resp.ContentLength, resp.Header)
+			}
+			return true
+		})
+		return string(text), leave
+	}
+	say := func(batch string, want int) {
+		t.Helper()
+		resp, done := a.signed(key, boot, "POST", "/replica/batches/"+batch, "")
+		defer done()
+		if resp.StatusCode != want {
+			t.Errorf("to say that batch %s has arrived: %s; want %d", batch, resp.Status, want)
+		}
+	}
+	first, leave := read("one")
+	if !strings.Contains(first, `"offset":0`) || !strings.HasSuffix(first, "]") {
+		t.Errorf("it gives %q", first)
+	}
+	leave() // died before it could say anything: who knows what the client has
+	if got := b.do("POST", base+"/offsets", ""); got.status != 409 || got.code(t) != 40903 {
+		t.Errorf("a commit of what may have arrived: %d %s", got.status, got.body)
+	}
+	say("one", 404)
+	again, leave := read("two")
+	defer leave()
+	if again != first {
+		t.Errorf("the next read gives %q; want %q again", again, first)
+	}
+	var commit sync.WaitGroup
+	commit.Go(func() {
+		b.do("POST", base+"/offsets", "").want(t, "a commit before it is known to have arrived", 200, "[]")
+	})
+	time.Sleep(100 * time.Millisecond)
+	say("two", 204)
+	commit.Wait()
+	say("two", 404)
+	b.do("GET", base+"/offsets", b0, plainV2).want(t, "committed", 200, `{"offsets":[{"topic":"b","partition":0,"offset":1,"metadata":""}]}`)
+	b.wantOffsets("after the commit", base, "1")
+	for _, misplaced := range []struct{ method, path string }{{"GET", "/replica/batches/two"}, {"POST", base + "/offsets"}} {
+		if resp, done := b.signed(key, boot, misplaced.method, misplaced.path, ""); resp.StatusCode != 421 {
+			t.Errorf("what is signed for another replica: %s", resp.Status)
+		} else {
+			done()
+		}
+	}
+}
+
+// A replica that dies while it gives records of another's session to a client.
+func TestAForwarderThatDies(t *testing.T) {
+	t.Parallel()
+	_, r := replicas(t, 2, nil)
+	a, b := r[0], r[1]
+	const records = 24
+	for range records {
+		a.produced(repeat('x', 900_000)) // more in all than the sockets hold
+	}
+	a.create(earliest + `,"fetch.min.bytes":10000000`)
+	a.do("POST", base+"/subscription", `{"topics":["b"]}`, plainV2).want(t, "subscribe", 204, "")
+	conn, err := net.Dial("tcp", strings.TrimPrefix(b.api, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	_ = conn.(*net.TCPConn).SetReadBuffer(4 << 10)
+	fmt.Fprintf(conn, "GET %s/records?timeout=10000 HTTP/1.1\r\nHost: x\r\n\r\n", base)
+	if _, err := io.ReadFull(conn, make([]byte, 10_000)); err != nil { // it has begun
+		t.Fatal(err)
+	}
+	b.kill()
+	a.http = http.DefaultTransport // to hold 20 MB against the contract takes longer than the test has
+	if got := a.do("POST", base+"/offsets", ""); got.status != 409 {
+		t.Errorf("a commit of what has broken off: %d %s", got.status, got.body)
+	}
+	for i, o := range a.offsets(base, records) {
+		if o != fmt.Sprint(i) {
+			t.Fatalf("record %d is of offset %s", i, o)
+		}
+	}
+	a.do("POST", base+"/offsets", "").want(t, "and then", 200, "[]")
+}
+
+// posesAsOwner makes the table say that a server of the test has the session.
+func (s *service) posesAsOwner(h http.HandlerFunc) {
+	s.t.Helper()
+	owner := httptest.NewServer(h)
+	s.t.Cleanup(owner.CloseClientConnections)
+	client, err := kafka.NewClient(s.cluster.ListenAddrs())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer client.Close()
+	value := fmt.Sprintf(`{"version":1,"format":"json","wait_ms":1000,"owner":"x","address":%q,"epoch":1,"renewed":"2026-01-02T03:04:05Z"}`, strings.TrimPrefix(owner.URL, "http://"))
+	if err := client.ProduceSync(s.t.Context(), &kgo.Record{Topic: "_postamt.sessions", Key: []byte("g/c"), Value: []byte(value)}).FirstErr(); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// What an owner may do to a request that is forwarded to it.
+func TestOwnersThatDoNotAnswer(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name   string
+		owner  http.HandlerFunc
+		method string
+		path   string
+		status int
+		taken  int
+	}{
+		{"it is alive, and takes for ever", func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasPrefix(r.URL.Path, "/replica/") {
+				w.WriteHeader(http.StatusNoContent)
+				return
+			}
+			<-r.Context().Done()
+		}, "POST", base + "/offsets", 503, 0},
+		{"it hangs", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, "GET", base + "/subscription", 200, 1},
+		{"it closes connections", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, "GET", base + "/subscription", 200, 1},
+		{"it is another by now", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusMisdirectedRequest) }, "GET", base + "/subscription", 200, 1},
+		{"it breaks off before the first byte", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Postamt-Batch", r.Header.Get("Postamt-Batch"))
+			w.Header().Set("Postamt-Length", "10")
+			_ = http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
+		}, "GET", base + "/subscription", 200, 1},
+		{"it answers with an error", func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Cookie")+r.Header.Get("Authorization") != "" {
+				t.Errorf("it is told %v", r.Header)
+			}
+			w.Header().Set("Content-Type", "application/json")
+			w.Header().Set("Retry-After", "2")
+			w.WriteHeader(http.StatusServiceUnavailable)
+			_, _ = io.WriteString(w, `{"error_code":50302,"message":"x"}`)
+		}, "GET", base + "/subscription", 503, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			s := serve(t, map[string]string{"REQUEST_TIMEOUT": "6s"})
+			s.posesAsOwner(tc.owner)
+			start := time.Now()
+			got := s.do(tc.method, tc.path, "", "Cookie: a=b", "Authorization: Bearer x")
+			if got.status != tc.status || got.status == 503 && got.header.Get("Retry-After") == "" {
+				t.Errorf("it answers %d %v %s; want %d", got.status, got.header, got.body, tc.status)
+			}
+			if took := time.Since(start); took > 20*time.Second {
+				t.Errorf("it took %v", took)
+			}
+			if text := s.metricsText(); !strings.Contains(text, fmt.Sprintf(`postamt_sessions_taken_over_total{result="taken"} %d`, tc.taken)) {
+				t.Errorf("sessions taken over: want %d; %s", tc.taken, text)
+			}
+		})
 	}
 }
 

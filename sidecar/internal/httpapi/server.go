@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -90,6 +91,7 @@ type Server struct {
 	zstd     *zstd.Decoder
 	stopping context.Context // ends when long answers should
 	replicas *http.Client    // to the other replicas
+	outgoing sync.Map        // of *outgoing by id: batches that other replicas give to their clients
 }
 
 // New makes the handler of what parts holds. When stopping ends, waiting reads and streams
@@ -227,6 +229,9 @@ func (s *Server) mux() *http.ServeMux {
 			w.Header().Set("Allow", strings.Join(allowed, ", "))
 			return event.Errorf(event.NotAllowed, 0, "route", "%s is not allowed on %s; allowed: %s", r.Method, r.URL.Path, strings.Join(allowed, ", "))
 		}))
+	}
+	if s.Sessions != nil { // between replicas only, and so not in the contract
+		mux.HandleFunc(batchPath+"{batch}", s.answer(s.serveBatch))
 	}
 	mux.HandleFunc("/", s.answer(func(_ http.ResponseWriter, r *http.Request) error {
 		return event.Errorf(event.NotFound, 0, "route", "there is nothing at %s; the HTTP API has /topics, /v3, /brokers, /consumers, /streams, /lag and /health, and /openapi.yaml describes it", r.URL.Path)

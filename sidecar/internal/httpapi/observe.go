@@ -138,7 +138,7 @@ func levelOf(kind event.Kind) slog.Level {
 	switch kind {
 	case event.Internal:
 		return slog.LevelError
-	case event.Unavailable, event.TooMany:
+	case event.Unavailable, event.TooMany, event.Forbidden: // the last may be Kafka's ACLs
 		return slog.LevelWarn
 	}
 	return slog.LevelDebug

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"mime"
 	"net/http"
@@ -55,7 +56,8 @@ func (s *Server) produceBody(w http.ResponseWriter, r *http.Request) error {
 // produceRecord serves POST /topics/{topic}/records where the body is the record's value.
 //
 //	200 acknowledged by every in-sync replica: topic, partition, offset, timestamp
-//	400 unreadable parameter   404 no such topic or partition   413 record too large
+//	400 unreadable parameter   403 Kafka does not let us write
+//	404 no such topic or partition   413 record too large
 //	422 parameter not allowed  429 over a limit   503 Kafka out of reach; see Retry-After
 //
 // The timestamp is the one that was sent: a topic with message.timestamp.type=LogAppendTime
@@ -150,7 +152,7 @@ func recordHeaders(h http.Header) []event.Header {
 //
 //	200 a result for each record, in their order; a failed one has error_code and error
 //	204 with ?async=true: Kafka has not answered yet
-//	400 not JSON, or not base64   404 no such topic or partition   413 body too large
+//	400 not JSON, or not base64   403 with results, too: Kafka does not let us write   404 no such topic or partition   413 body too large
 //	415 not a format of ours      422 not what the dialect allows  429 over a limit
 //	503 Kafka out of reach: not one record was acknowledged; see Retry-After
 func (s *Server) produceV2(w http.ResponseWriter, r *http.Request) error {
@@ -163,7 +165,11 @@ func (s *Server) produceV2(w http.ResponseWriter, r *http.Request) error {
 	if err := restproxy.CheckAccept(r.Header.Values("Accept")); err != nil {
 		return err
 	}
-	async := r.URL.Query().Get("async")
+	params, err := query(r, "async")
+	if err != nil {
+		return err
+	}
+	async := params.Get("async")
 	if async != "" && async != "true" && async != "false" {
 		return event.Errorf(event.Invalid, 0, "produce", "async is %q; it must be true or false", async)
 	}
@@ -196,7 +202,7 @@ func (s *Server) produceV2(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	answer := restproxy.AppendProduced(buffer(0), results, errorItem)
-	_ = s.write(w, http.StatusOK, restproxy.ContentType, answer)
+	_ = s.write(w, producedStatus(results), restproxy.ContentType, answer)
 	reuse(answer)
 	return nil
 }
@@ -240,6 +246,12 @@ func (s *Server) produceAsync(ctx context.Context, w http.ResponseWriter, record
 		if err := stream.Send(ctx, records[i]); err != nil {
 			open.Add(-1)
 			failed.Add(int64(len(records) - i))
+			if i > 0 && asError(err).Kind == event.Unavailable {
+				return &event.Error{
+					Kind: event.Unavailable, Code: codeUnavailable, Op: "produce", Err: err,
+					Msg: fmt.Sprintf("Kafka does not acknowledge records at present: the first %d of %d may be stored, or not, and the others are not; repeat the request later, and expect that records can come twice", i, len(records)),
+				}
+			}
 			return err
 		}
 	}
@@ -303,6 +315,16 @@ func noneStored(results []event.Result) error {
 		last = r.Err
 	}
 	return last
+}
+
+// producedStatus is 403 when Kafka did not let us write a record, as the dialect has it.
+func producedStatus(results []event.Result) int {
+	for i := range results {
+		if err := results[i].Err; err != nil && asError(err).Kind == event.Forbidden {
+			return http.StatusForbidden
+		}
+	}
+	return http.StatusOK
 }
 
 // errorItem is what a record's result says of its error: the dialect's two codes of Kafka's

@@ -132,7 +132,7 @@ func TestErrorsOfRequestsHaveTheirKind(t *testing.T) {
 		code int
 	}{
 		{kerr.UnknownTopicOrPartition, event.NotFound, 40401},
-		{kerr.TopicAuthorizationFailed, event.Internal, 0},
+		{kerr.TopicAuthorizationFailed, event.Forbidden, 40301},
 		{kerr.UnknownServerError, event.Unavailable, 50302},
 	} {
 		fault := cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Metadata}, Topic: "b", Err: tc.err, Count: -1})

@@ -20,6 +20,7 @@ const (
 	codeTopicNotFound     = 40401
 	codePartitionNotFound = 40402
 	codeUnavailable       = 50302
+	codeForbidden         = 40301
 )
 
 const (
@@ -72,17 +73,19 @@ func classifyProduce(err ckafka.Error) (event.Kind, int, string) {
 	case ckafka.ErrInvalidTimestamp:
 		return event.Unprocessable, 0, "the record's timestamp is farther from now than its topic's message.timestamp.before.max.ms and message.timestamp.after.max.ms allow"
 	case ckafka.ErrInvalidRecord:
-		return event.Unprocessable, 0, "Kafka refused the record: a compacted topic needs a key"
+		return event.Unprocessable, 0, "Kafka refused the record, or a batch for the sake of another record in it: a compacted topic needs keys"
 	case ckafka.ErrPolicyViolation:
 		return event.Unprocessable, 0, "Kafka refused the record by a policy of the cluster"
 	case ckafka.ErrTopicAuthorizationFailed, ckafka.ErrClusterAuthorizationFailed:
-		return event.Internal, 0, "Kafka does not let this service write to the topic: check its ACLs"
+		return event.Forbidden, codeForbidden, "Kafka does not let this service write to the topic: check its ACLs"
 	case ckafka.ErrQueueFull:
 		return event.TooMany, 0, "too many records wait for Kafka; repeat the request later"
 	case ckafka.ErrMsgTimedOut, ckafka.ErrTimedOut, ckafka.ErrTimedOutQueue:
 		return event.Unavailable, codeUnavailable, msgMaybe
 	case ckafka.ErrNotEnoughReplicas, ckafka.ErrNotEnoughReplicasAfterAppend:
-		return event.Unavailable, codeUnavailable, "too few replicas of the partition are in sync (min.insync.replicas); repeat the request later"
+		return event.Unavailable, codeUnavailable, "too few replicas of the partition are in sync (min.insync.replicas): the record may be stored, or not; repeat the request later, and expect that it can come twice"
+	case ckafka.ErrInvalidDifferentRecord:
+		return event.Unavailable, codeUnavailable, "Kafka refused another record of the same batch, and this one with it: it is not stored; repeat the request"
 	}
 	return event.Unavailable, codeUnavailable, msgMaybe
 }
@@ -100,7 +103,7 @@ func classifyRequest(err *kerr.Error) (event.Kind, int, string) {
 	case errors.Is(err, kerr.UnknownMemberID), errors.Is(err, kerr.IllegalGeneration), errors.Is(err, kerr.RebalanceInProgress), errors.Is(err, kerr.FencedInstanceID):
 		return event.Conflict, 40903, "the consumer group has rebalanced meanwhile; read again"
 	case errors.Is(err, kerr.TopicAuthorizationFailed), errors.Is(err, kerr.GroupAuthorizationFailed), errors.Is(err, kerr.ClusterAuthorizationFailed):
-		return event.Internal, 0, "Kafka does not let this service do that: check its ACLs"
+		return event.Forbidden, codeForbidden, "Kafka does not let this service do that: check its ACLs"
 	}
 	return event.Unavailable, codeUnavailable, "Kafka could not do it at present (" + err.Message + "); repeat the request later"
 }

@@ -390,7 +390,7 @@ func TestGroupCommitThatKafkaRefuses(t *testing.T) {
 	}{
 		{kerr.RebalanceInProgress, event.Conflict},
 		{kerr.IllegalGeneration, event.Conflict},
-		{kerr.GroupAuthorizationFailed, event.Internal},
+		{kerr.GroupAuthorizationFailed, event.Forbidden},
 		{kerr.UnknownServerError, event.Unavailable},
 	} {
 		fault := cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit}, Group: "g", Err: tc.err, Count: -1})

@@ -277,7 +277,7 @@ func (s *Stream) take(ev ckafka.Event) {
 	if m.TopicPartition.Error != nil {
 		err = s.producer.failed(s.handle, m.TopicPartition.Error)
 		ee, ce := (*event.Error)(nil), ckafka.Error{}
-		if errors.As(err, &ee) && ee.Kind == event.Unavailable && (!errors.As(err, &ce) || ce.Code() != ckafka.ErrUnknownPartition) {
+		if errors.As(err, &ee) && ee.Kind == event.Unavailable && (!errors.As(err, &ce) || ce.Code() != ckafka.ErrUnknownPartition && ce.Code() != ckafka.ErrInvalidDifferentRecord) {
 			s.breakOff() // librdkafka has tried for as long as it may
 		}
 	}

@@ -329,7 +329,7 @@ func TestErrorsOfKafkaHaveTheirKind(t *testing.T) {
 		{kerr.InvalidRecord, event.Unprocessable},
 		{kerr.PolicyViolation, event.Unprocessable},
 		{kerr.MessageTooLarge, event.TooLarge},
-		{kerr.TopicAuthorizationFailed, event.Internal},
+		{kerr.TopicAuthorizationFailed, event.Forbidden},
 		{kerr.NotEnoughReplicas, event.Unavailable}, // repeated until the timeout
 		{kerr.KafkaStorageError, event.Unavailable},
 	} {
@@ -339,6 +339,51 @@ func TestErrorsOfKafkaHaveTheirKind(t *testing.T) {
 		}
 		fault.Remove()
 		eventually(t, "records flow after "+tc.err.Message, func() bool { return p.Produce(t.Context(), one("a", "v"))[0].Err == nil })
+	}
+}
+
+// Kafka refuses a batch as a whole: the records beside the one that it does not take may be repeated.
+func TestABadRecordDoesNotMakeTheOthersOfItsBatchBad(t *testing.T) {
+	t.Parallel()
+	cluster := clusterFor(t, kfake.SeedTopics(1, "a"))
+	p, _ := producerFor(t, cluster.ListenAddrs(), 5*time.Second)
+	cluster.ControlKey(int16(kmsg.Produce), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		req := kreq.(*kmsg.ProduceRequest)
+		resp := req.ResponseKind().(*kmsg.ProduceResponse)
+		for _, t := range req.Topics {
+			topic := kmsg.NewProduceResponseTopic()
+			topic.Topic, topic.TopicID = t.Topic, t.TopicID
+			for _, p := range t.Partitions {
+				partition := kmsg.NewProduceResponseTopicPartition()
+				partition.Partition, partition.ErrorCode = p.Partition, kerr.InvalidRecord.Code
+				// Of one bad record alone librdkafka does not tell the others apart.
+				partition.ErrorRecords = []kmsg.ProduceResponseTopicPartitionErrorRecord{{RelativeOffset: 0}, {RelativeOffset: 3}}
+				topic.Partitions = append(topic.Partitions, partition)
+			}
+			resp.Topics = append(resp.Topics, topic)
+		}
+		return resp, nil, true
+	})
+	records := make([]event.Record, 50)
+	for i := range records {
+		records[i] = one("a", "v")[0]
+	}
+	bad, beside := 0, 0
+	for _, r := range p.Produce(t.Context(), records) {
+		switch kindOf(r.Err) {
+		case event.Unprocessable:
+			bad++
+		case event.Unavailable:
+			if beside++; !strings.Contains(r.Err.Error(), "it is not stored; repeat the request") {
+				t.Error(r.Err)
+			}
+		default:
+			t.Errorf("a record has %v", r.Err)
+		}
+	}
+	if bad == 0 || beside == 0 {
+		t.Errorf("%d are refused, and %d with them; want both", bad, beside)
 	}
 }
 

@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"mime"
 	"net/http"
 	"net/url"
-	"strconv"
 	"time"
 
 	"postamt/sidecar/internal/event"
@@ -102,7 +102,8 @@ func (p v3Part) unpack() restproxy.V3Part {
 //	415 not application/json            422 an empty body ("Error: 42206 : …")
 //	429 over a limit                    503 Kafka out of reach: not one record was acknowledged
 //
-// Where there is no report to give, what ended the body is an answer of its own: 400, 408, 413.
+// Where there is no report to give, what ended the body is an answer of its own: 408, 413, and 400
+// where it is not packed as its header says.
 func (s *Server) produceV3(w http.ResponseWriter, r *http.Request, c cluster) error {
 	if _, err := query(r); err != nil {
 		return err
@@ -123,11 +124,12 @@ func (s *Server) produceV3(w http.ResponseWriter, r *http.Request, c cluster) er
 			s.fail(w, r, restproxy.V3EmptyBody())
 			return
 		}
-		s.answerV3(w, u, c, topic, records.kept)
+		s.answerV3(w, u, c, topic, records.kept, records.broken != nil)
 	})
 }
 
-func (s *Server) answerV3(w http.ResponseWriter, u *upload, c cluster, topic string, kept []v3Kept) {
+// answerV3 writes the reports. broken says that the last of them is of what ended the body.
+func (s *Server) answerV3(w http.ResponseWriter, u *upload, c cluster, topic string, kept []v3Kept, broken bool) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusOK)
 	b := make([]byte, 0, sendStep)
@@ -149,7 +151,7 @@ func (s *Server) answerV3(w http.ResponseWriter, u *upload, c cluster, topic str
 			b = b[:0]
 		}
 	}
-	if u.ended != nil {
+	if u.ended != nil && !broken {
 		code, msg := errorOfV3(u.ended)
 		b = append(restproxy.AppendError(b, code, msg), "\r\n"...)
 	}
@@ -160,11 +162,18 @@ func (s *Server) answerV3(w http.ResponseWriter, u *upload, c cluster, topic str
 type v3Records struct {
 	pieces pieceReader
 	kept   []v3Kept
+	broken *event.Error // where it is no JSON, if that has been met
 }
 
 func (v *v3Records) next() (event.Record, *event.Error, error) {
 	for {
+		if v.broken != nil {
+			return event.Record{}, nil, v.broken
+		}
 		text, err := v.pieces.next()
+		if ee, ok := errors.AsType[*event.Error](err); ok && ee.Kind == event.Invalid {
+			return v.breakOff(ee)
+		}
 		if err != nil {
 			return event.Record{}, nil, err
 		}
@@ -172,12 +181,20 @@ func (v *v3Records) next() (event.Record, *event.Error, error) {
 			continue // after the last one
 		}
 		if !json.Valid(text) {
-			return event.Record{}, nil, event.Errorf(event.Invalid, 0, "read body", "record %d is not JSON: %v; nothing after it was read", len(v.kept)+1, json.Unmarshal(text, new(any)))
+			return v.breakOff(event.Errorf(event.Invalid, 0, "read body", "record %d is not JSON: %v; nothing after it was read", len(v.kept)+1, json.Unmarshal(text, new(any))))
 		}
 		rec, bad := restproxy.DecodeV3(text)
 		v.kept = append(v.kept, v3Kept{rec.Timestamp.UnixMilli(), packV3(rec.KeyPart), packV3(rec.ValuePart)})
 		return rec.Record, bad, nil
 	}
+}
+
+// breakOff makes a record, which fails, of what is no JSON, so that it has its report also where
+// it is the first. The next call ends the body.
+func (v *v3Records) breakOff(err *event.Error) (event.Record, *event.Error, error) {
+	v.broken = err
+	v.kept = append(v.kept, v3Kept{})
+	return event.Record{}, err, nil
 }
 
 func (v *v3Records) ahead() int { return v.pieces.ahead() }
@@ -284,13 +301,4 @@ func (s *Server) getRoot(w http.ResponseWriter, r *http.Request) error {
 	}
 	s.writeJSON(w, r, http.StatusOK, restproxy.ContentType, struct{}{})
 	return nil
-}
-
-// partitionNumber reads a path value of v3.
-func partitionNumber(r *http.Request) (int32, error) {
-	n, err := strconv.ParseInt(r.PathValue("partition"), 10, 32)
-	if err != nil || n < 0 {
-		return 0, event.Errorf(event.NotFound, codePartitionNotFound, "route", "there is no partition %q; partitions are numbers from 0 up", r.PathValue("partition"))
-	}
-	return int32(n), nil
 }

@@ -351,7 +351,7 @@ func (s *Server) listPartitionsV3(w http.ResponseWriter, r *http.Request, c clus
 
 // partition reads the partition of the path.
 func (s *Server) partition(r *http.Request) (topic string, p event.Partition, err error) {
-	n, err := partitionNumber(r)
+	n, err := partitionOf(r)
 	if err != nil {
 		return "", p, err
 	}
@@ -601,7 +601,7 @@ func (s *Server) listLags(w http.ResponseWriter, r *http.Request, c cluster) err
 
 // getLagV3 serves GET …/consumer-groups/{group}/lags/{topic}/partitions/{partition}.
 func (s *Server) getLagV3(w http.ResponseWriter, r *http.Request, c cluster) error {
-	n, err := partitionNumber(r)
+	n, err := partitionOf(r)
 	if err != nil {
 		return err
 	}

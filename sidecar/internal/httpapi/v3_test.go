@@ -150,6 +150,9 @@ func TestAV3BodyThatCannotBeReadOnEndsWithAReport(t *testing.T) {
 		says    string
 	}{
 		{"no JSON", strings.NewReader(record + `{"value":}` + record), 2, 400, "record 2 is not JSON"},
+		{"no JSON from the first on", strings.NewReader(`{"value":}` + record), 1, 400, "record 1 is not JSON"},
+		{"no object from the first on", strings.NewReader("nonsense"), 1, 400, "must be a JSON object"},
+		{"half of the first", strings.NewReader(`{"value":{"type":"JSON"`), 1, 400, "record 1 is not JSON"},
 		{"no object", strings.NewReader(record + record + "]"), 3, 400, "must be a JSON object"},
 		{"half of one", strings.NewReader(record + `{"value":{`), 2, 400, "record 2 is not JSON"},
 		{"one too large", strings.NewReader(record + `{"value":{"type":"STRING","data":"` + repeat('x', 20000) + `"}}`), 2, 413, "MAX_BODY_BYTES"},
@@ -188,7 +191,6 @@ func TestErrorsOfV3(t *testing.T) {
 		{"GET", c + "/brokers/7", "", nil, 404, 40403, "no broker"},
 		{"POST", b + "/records", "", []string{plainJSON}, 422, 422, "Error: 42206 : "},
 		{"POST", b + "/records", " \n", []string{plainJSON}, 422, 422, "Error: 42206 : "},
-		{"POST", b + "/records", "nonsense", []string{plainJSON}, 400, 400, "must be a JSON object"},
 		{"POST", b + "/records", one, []string{"Content-Type: application/x-www-form-urlencoded"}, 415, 415, "v3 takes application/json"},
 		{"POST", b + "/records?key=k", one, []string{plainJSON}, 422, 422, "no query parameter"},
 		{"POST", c + "/topics/nowhere/records", one, []string{plainJSON}, 404, 40403, "there is no topic"},

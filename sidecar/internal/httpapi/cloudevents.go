@@ -3,7 +3,6 @@ package httpapi
 import (
 	"context"
 	"net/http"
-	"strconv"
 	"strings"
 
 	"postamt/sidecar/internal/cloudevents"
@@ -33,11 +32,11 @@ func (s *Server) produceEvents(w http.ResponseWriter, r *http.Request, mode clou
 	}
 	partition := event.AnyPartition
 	if params.Has("partition") {
-		n, err := strconv.ParseInt(params.Get("partition"), 10, 32)
-		if err != nil || n < 0 {
+		n, ok := parsePartition(params.Get("partition"))
+		if !ok {
 			return event.Errorf(event.Invalid, 0, "produce", "partition is %q; it must be a number from 0 up", params.Get("partition"))
 		}
-		partition = int32(n)
+		partition = n
 	}
 	topic := r.PathValue("topic")
 	if err := s.checkPlace(ctx, topic, partition); err != nil {

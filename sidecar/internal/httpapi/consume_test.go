@@ -120,6 +120,7 @@ func TestPullSession(t *testing.T) {
 	s.do("GET", base+"/records?timeout=20000", "").want(t, "the next member reads", 200, "["+misfit+"]")
 
 	generated := s.do("POST", "/consumers/g/", "")
+	s.do("POST", "/consumers/g", "{}", "Content-Type: application/vnd.kafka.avro.v2+json").want(t, "a client that always sends its own type", 200, "")
 	if !regexp.MustCompile(`^\{"instance_id":"rest-consumer-[0-9a-f-]{36}","base_uri":"`).MatchString(generated.body) {
 		t.Errorf("a session without a name is %s", generated.body)
 	}
@@ -237,6 +238,14 @@ func TestBaseURIFollowsTrustedProxiesOnly(t *testing.T) {
 		{"X-Forwarded-Host: post.example.com:8443|X-Forwarded-Port: 80", "http://post.example.com:8443"},
 		{"X-Forwarded-Host: one.example.com, two.example.com|X-Forwarded-Prefix: /post/", "http://one.example.com/post"},
 		{"X-Forwarded-Proto: javascript|X-Forwarded-Port: x", "http://HOST"},
+		{"X-Forwarded-Proto: https,http|X-Forwarded-Host: one.example.com,two", "https://one.example.com"},
+		{"X-Forwarded-Proto: https|X-Forwarded-Host: h.example|X-Forwarded-Prefix: evil", "https://h.example"},
+		{"X-Forwarded-Host: h.example/evil?", "http://HOST"},
+		{"Forwarded: for=192.0.2.60; Proto=https;host=f.example", "https://f.example"},
+		{`Forwarded: for="[2001:db8::1]:99,;x";host="f.example:8443";proto=https, for=10.0.0.1;host=other`, "https://f.example:8443"},
+		{"Forwarded: host=f.example:8080", "http://f.example:8080"},
+		{"Forwarded: host=f.example;proto=https|X-Forwarded-Host: x.example", "https://x.example"},
+		{`Forwarded: ;=;host="a b";proto`, "http://HOST"},
 	} {
 		var headers []string
 		if tc.headers != "" {

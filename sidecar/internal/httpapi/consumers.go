@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -378,11 +379,11 @@ func (s *Server) askedPartitions(r *http.Request) ([]event.TopicPartition, error
 	}
 	out := make([]event.TopicPartition, len(topics))
 	for i := range topics {
-		n, err := strconv.ParseInt(partitions[i], 10, 32)
-		if err != nil {
-			return nil, event.Errorf(event.Invalid, 0, "query", "partition is %q; it must be a number", partitions[i])
+		n, ok := parsePartition(partitions[i])
+		if !ok {
+			return nil, event.Errorf(event.Invalid, 0, "query", "partition is %q; it must be a number from 0 up", partitions[i])
 		}
-		out[i] = event.TopicPartition{Topic: topics[i], Partition: int32(n)}
+		out[i] = event.TopicPartition{Topic: topics[i], Partition: n}
 	}
 	return out, nil
 }
@@ -394,7 +395,7 @@ func (s *Server) settings(r *http.Request) ([]byte, error) {
 	if err != nil || len(body) == 0 {
 		return nil, err
 	}
-	if _, err := restproxy.FormatOf(r.Header.Get("Content-Type")); err != nil {
+	if err := restproxy.CheckContentType(r.Header.Get("Content-Type")); err != nil {
 		return nil, err
 	}
 	return body, nil
@@ -411,18 +412,20 @@ func checkName(what, name string) error {
 	return nil
 }
 
-// baseURL is scheme, host and prefix as the client sees them: from X-Forwarded-* where the
-// sender is a trusted proxy, else from the request.
+// baseURL is scheme, host and prefix as the client sees them: from X-Forwarded-* and, where one
+// of those is not there, Forwarded (RFC 7239), if the sender is a trusted proxy, else from the
+// request.
 func (s *Server) baseURL(r *http.Request) string {
 	scheme, host, prefix := "http", r.Host, ""
 	if r.TLS != nil {
 		scheme = "https"
 	}
 	if s.trusted(r.RemoteAddr) {
-		if v := r.Header.Get("X-Forwarded-Proto"); v == "http" || v == "https" {
+		proto, authority := forwarded(r.Header.Get("Forwarded"))
+		if v := strings.ToLower(cmp.Or(first(r.Header.Get("X-Forwarded-Proto")), proto)); v == "http" || v == "https" {
 			scheme = v
 		}
-		if v := first(r.Header.Get("X-Forwarded-Host")); v != "" {
+		if v := cmp.Or(first(r.Header.Get("X-Forwarded-Host")), authority); isHost(v) {
 			host = v
 			port := first(r.Header.Get("X-Forwarded-Port"))
 			_, err := strconv.ParseUint(port, 10, 16)
@@ -430,15 +433,49 @@ func (s *Server) baseURL(r *http.Request) string {
 				host += ":" + port
 			}
 		}
-		prefix = strings.TrimRight(first(r.Header.Get("X-Forwarded-Prefix")), "/")
+		if v := first(r.Header.Get("X-Forwarded-Prefix")); strings.HasPrefix(v, "/") {
+			prefix = strings.TrimRight(v, "/")
+		}
 	}
 	return scheme + "://" + host + prefix
+}
+
+// isHost tells whether a header's value can stand for the host in a URL, and for nothing more.
+func isHost(v string) bool {
+	u, err := url.Parse("http://" + v)
+	return v != "" && err == nil && u.Host == v
 }
 
 // first is the first of a header's values, which the proxy nearest to the client wrote.
 func first(values string) string {
 	v, _, _ := strings.Cut(values, ",")
 	return strings.TrimSpace(v)
+}
+
+// forwarded reads the first element of a Forwarded header: for=192.0.2.60;proto=https;host="h:8443".
+func forwarded(header string) (proto, host string) {
+	quoted := false
+	unquoted := func(separator rune) func(rune) bool {
+		return func(c rune) bool {
+			quoted = quoted != (c == '"')
+			return c == separator && !quoted
+		}
+	}
+	if end := strings.IndexFunc(header, unquoted(',')); end >= 0 {
+		header = header[:end]
+	}
+	quoted = false
+	for _, pair := range strings.FieldsFunc(header, unquoted(';')) {
+		name, v, _ := strings.Cut(strings.TrimSpace(pair), "=")
+		v = strings.Trim(v, `"`)
+		switch strings.ToLower(name) {
+		case "proto":
+			proto = v
+		case "host":
+			host = v
+		}
+	}
+	return proto, host
 }
 
 func (s *Server) trusted(remote string) bool {

@@ -65,6 +65,10 @@ func TestEveryErrorHasItsStatusAndCode(t *testing.T) {
 		{"POST", "/topics/a/records?kye=k", "v", nil, 422, 422, `there is no query parameter "kye" here; known are key`},
 		{"POST", "/topics/a/records?key=k&key=l", "v", nil, 422, 422, "key is there 2 times"},
 		{"POST", "/topics/a/records?partition=", "v", nil, 400, 400, "partition has no value"},
+		{"POST", "/topics/a/records?partition=%2B1", "v", nil, 400, 400, "partition is"},
+		{"POST", "/topics/a/partitions/+1", `{"records":[{"value":1}]}`, []string{jsonV2}, 404, 40402, "no partition"},
+		{"POST", "/topics/a%2F", `{"records":[{"value":1}]}`, []string{jsonV2}, 404, 40401, "there is no topic"},
+		{"GET", "/topics/a%2F/", "", nil, 404, 40401, "there is no topic"},
 		{"GET", "/lag?group=", "", nil, 400, 400, "group has no value"},
 		{"POST", "/topics/a/records?key=%zz", "v", nil, 400, 400, "percent-encoded"},
 		{"POST", "/topics/a/records", repeat('x', 1001), nil, 413, 413, "larger than 1000 bytes (MAX_BODY_BYTES)"},
@@ -233,10 +237,10 @@ func TestOtherMethodsAreRefusedWithAllow(t *testing.T) {
 	s := serve(t, nil)
 	const c = "/consumers/g/instances/c"
 	for path, allow := range map[string]string{
-		"/health": "GET", "/health/live": "GET", "/health/ready": "GET", "/openapi.yaml": "GET", "/topics": "GET", "/topics/a": "GET, POST",
-		"/topics/a/partitions": "GET", "/topics/a/partitions/0": "GET, POST", "/topics/a/partitions/0/offsets": "GET", "/topics/a/partitions/0/records": "GET",
+		"/health": "GET, HEAD", "/health/live": "GET, HEAD", "/health/ready": "GET, HEAD", "/openapi.yaml": "GET, HEAD", "/topics": "GET, HEAD", "/topics/a": "GET, HEAD, POST",
+		"/topics/a/partitions": "GET, HEAD", "/topics/a/partitions/0": "GET, HEAD, POST", "/topics/a/partitions/0/offsets": "GET, HEAD", "/topics/a/partitions/0/records": "GET, HEAD",
 		"/topics/a/records": "POST", "/consumers/g": "POST", c: "DELETE", c + "/subscription": "DELETE, GET, POST",
-		c + "/assignments": "GET, POST", c + "/positions": "POST", c + "/positions/beginning": "POST", c + "/positions/end": "POST", c + "/records": "GET", c + "/offsets": "GET, POST", "/streams/a": "GET", "/lag": "GET",
+		c + "/assignments": "GET, POST", c + "/positions": "POST", c + "/positions/beginning": "POST", c + "/positions/end": "POST", c + "/records": "GET", c + "/offsets": "GET, POST", "/streams/a": "GET", "/lag": "GET, HEAD",
 	} {
 		got := s.do("PATCH", path, "")
 		if got.status != 405 || got.header.Get("Allow") != allow {

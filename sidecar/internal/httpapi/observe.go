@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -158,7 +159,9 @@ func (s *Server) observe(mux *http.ServeMux) http.Handler {
 		}
 		w.Header().Set(requestIDHeader, id)
 		if r.URL.Path != "/" { // every route takes a trailing slash
-			r.URL.Path = strings.TrimRight(r.URL.Path, "/")
+			sent := cmp.Or(r.URL.RawPath, r.URL.Path) // in which a slash of a name is %2F
+			slashes := len(sent) - len(strings.TrimRight(sent, "/"))
+			r.URL.Path = r.URL.Path[:len(r.URL.Path)-slashes]
 			r.URL.RawPath = strings.TrimRight(r.URL.RawPath, "/")
 			if r.URL.Path == "" {
 				r.URL.Path = "/"

@@ -8,7 +8,6 @@ import (
 	"mime"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -98,11 +97,11 @@ func recordFromRequest(r *http.Request, body []byte) (event.Record, error) {
 		rec.Key = []byte(params.Get("key"))
 	}
 	if text := params.Get("partition"); text != "" {
-		n, err := strconv.ParseInt(text, 10, 32)
-		if err != nil || n < 0 {
+		n, ok := parsePartition(text)
+		if !ok {
 			return rec, event.Errorf(event.Invalid, 0, op, "partition is %q; it must be a number from 0 up", text)
 		}
-		rec.Partition = int32(n)
+		rec.Partition = n
 	}
 	if text := params.Get("timestamp"); text != "" {
 		if rec.Timestamp, err = restproxy.ParseTimestamp(text); err != nil {

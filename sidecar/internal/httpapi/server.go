@@ -217,6 +217,9 @@ func (s *Server) mux() *http.ServeMux {
 			var allowed []string
 			for _, rt := range routes {
 				allowed = append(allowed, rt.method)
+				if rt.safe() {
+					allowed = append(allowed, http.MethodHead)
+				}
 				if rt.method != r.Method && (r.Method != http.MethodHead || !rt.safe()) {
 					continue
 				}
@@ -251,9 +254,15 @@ func (s *Server) answer(h handler) http.HandlerFunc {
 // partitionOf reads the path value {partition}.
 func partitionOf(r *http.Request) (int32, error) {
 	text := r.PathValue("partition")
-	n, err := strconv.ParseInt(text, 10, 32)
-	if err != nil || n < 0 {
+	n, ok := parsePartition(text)
+	if !ok {
 		return 0, event.Errorf(event.NotFound, codePartitionNotFound, "route", "there is no partition %q; partitions are numbers from 0 up", text)
 	}
-	return int32(n), nil
+	return n, nil
+}
+
+// parsePartition reads a partition's number: digits, and no sign.
+func parsePartition(text string) (int32, bool) {
+	n, err := strconv.ParseUint(text, 10, 31)
+	return int32(n), err == nil //nolint:gosec // it has 31 bits
 }

@@ -61,12 +61,29 @@ func FormatOf(contentType string) (Format, error) {
 	if f, ok := formats[mediaType]; ok {
 		return f, nil
 	}
-	for _, registry := range []string{"avro", "jsonschema", "protobuf"} {
-		if strings.HasPrefix(mediaType, "application/vnd.kafka."+registry+".") {
-			return "", event.Errorf(event.Unsupported, 0, op, "%s needs a schema registry, which there is none of; known formats are json, binary and text", mediaType)
-		}
+	if needsRegistry(mediaType) {
+		return "", event.Errorf(event.Unsupported, 0, op, "%s needs a schema registry, which there is none of; known formats are json, binary and text", mediaType)
 	}
 	return "", event.Errorf(event.Unsupported, 0, op, "the Content-Type is %s; it must be %s, %s or %s", mediaType, JSON.ContentType(), Binary.ContentType(), Text.ContentType())
+}
+
+func needsRegistry(mediaType string) bool {
+	for _, registry := range []string{"avro", "jsonschema", "protobuf"} {
+		if strings.HasPrefix(mediaType, "application/vnd.kafka."+registry+".") {
+			return true
+		}
+	}
+	return false
+}
+
+// CheckContentType refuses the Content-Type of a request that carries no records where it is none
+// of the dialect's. Those that need a schema registry are: some clients always send theirs.
+func CheckContentType(contentType string) error {
+	if mediaType, _, err := mime.ParseMediaType(contentType); err == nil && needsRegistry(mediaType) {
+		return nil
+	}
+	_, err := FormatOf(contentType)
+	return err
 }
 
 // ParseFormat reads the format that a session is created with. None means binary.

@@ -113,3 +113,18 @@ func TestAcceptOfOtherAnswers(t *testing.T) {
 		}
 	}
 }
+
+func TestRequestsWithoutRecordsComeInAnyOfTheDialectsTypes(t *testing.T) {
+	for contentType, kind := range map[string]event.Kind{
+		"application/vnd.kafka.v2+json": "", "application/vnd.kafka.json.v2+json": "", "application/vnd.kafka.binary.v2+json": "",
+		"application/vnd.kafka.avro.v2+json": "", "application/vnd.kafka.jsonschema.v2+json": "", "application/vnd.kafka.protobuf.v2+json; charset=utf-8": "",
+		"": "", "text/plain": event.Unsupported, "application/vnd.kafka.avro": event.Unsupported, "x;;": event.Unsupported,
+	} {
+		err := CheckContentType(contentType)
+		if kind != "" {
+			wantKind(t, err, kind)
+		} else if err != nil {
+			t.Errorf("%q: %v", contentType, err)
+		}
+	}
+}

@@ -100,14 +100,17 @@ func TestAShutdownWaitsForTheResultsOfLines(t *testing.T) {
 	t.Parallel()
 	s := serve(t, map[string]string{"REQUEST_TIMEOUT": "10s", "SHUTDOWN_TIMEOUT": "8s"})
 	s.do("POST", "/topics/b/records", "warm").want(t, "a record", 200, "")
-	reached, release := make(chan struct{}), make(chan struct{})
+	reached, release := make(chan struct{}, 100), make(chan struct{})
 	s.cluster.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
-		close(reached)
+		reached <- struct{}{} // kfake may ask more than once about a request
 		s.cluster.SleepControl(func() { <-release })
 		return nil, nil, false
 	})
-	answered := make(chan answer)
-	go func() { answered <- s.do("POST", "/topics/b/records", `{"value":1}`+"\n", ndjson) }()
+	answered := make(chan answer, 1)
+	go func() {
+		defer close(answered) // also where the connection breaks, which ends this
+		answered <- s.do("POST", "/topics/b/records", `{"value":1}`+"\n", ndjson)
+	}()
 	<-reached
 	s.stop()
 	time.Sleep(5 * time.Second) // more than half of SHUTDOWN_TIMEOUT

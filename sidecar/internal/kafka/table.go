@@ -64,11 +64,12 @@ type Table struct {
 	applying sync.Mutex // held while records are applied, so that changed is told in their order
 
 	mu       sync.RWMutex
-	rows     map[string]tableRow
-	id       [16]byte  // of the topic that rows are of
-	next     int64     // offset after the last record that was applied
-	openAt   int64     // where a transaction was seen to be open, if next is still that
-	openFrom time.Time // since when
+	rows     map[string][]byte
+	id       [16]byte       // of the topic that rows are of
+	next     int64          // offset after the last record that was applied
+	openAt   int64          // where a transaction was seen to be open, if next is still that
+	openFrom time.Time      // since when
+	written  map[int64]bool // by offset, of the writer's own records: whether they have been read
 	patience time.Duration
 	ended    time.Time // when patience grew
 
@@ -79,11 +80,6 @@ type Table struct {
 	flyers        sync.WaitGroup
 	life          context.Context // of the flyers
 	end           context.CancelFunc
-}
-
-type tableRow struct {
-	value  []byte // nil: we have removed it, which has not been read yet
-	offset int64
 }
 
 // OpenTable opens a table. Nothing is read before Run. changed, if not nil, is told every
@@ -101,7 +97,7 @@ func OpenTable(servers []string, topic string, changed func(key string, value []
 	return &Table{
 		life: life, end: end,
 		topic: topic, servers: servers, log: log.With("table", topic), changed: changed, reader: reader,
-		writes: make(chan *tableWrite, maxWaitingWrites), rows: make(map[string]tableRow), openAt: -1,
+		writes: make(chan *tableWrite, maxWaitingWrites), rows: make(map[string][]byte), openAt: -1,
 	}, nil
 }
 
@@ -116,8 +112,8 @@ func (t *Table) Close() {
 func (t *Table) Get(key string) (value []byte, ok bool) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	row := t.rows[key]
-	return row.value, row.value != nil
+	value, ok = t.rows[key]
+	return value, ok
 }
 
 // Following tells whether changes come in: what Get knows is at most three seconds old.
@@ -235,21 +231,21 @@ func (t *Table) apply(r *kgo.Record) {
 	}
 	key := string(r.Key)
 	t.mu.Lock()
-	known, ok := t.rows[key]
-	if r.Offset < t.next || ok && r.Offset < known.offset {
+	if r.Offset < t.next {
 		t.mu.Unlock()
 		return
+	}
+	if _, ours := t.written[r.Offset]; ours {
+		t.written[r.Offset] = true
 	}
 	if r.Value == nil {
 		delete(t.rows, key)
 	} else {
-		t.rows[key] = tableRow{r.Value, r.Offset}
+		t.rows[key] = r.Value
 	}
 	t.next = r.Offset + 1
 	t.mu.Unlock()
-	if !ok || r.Offset != known.offset { // else it is one of ours, and has been told
-		t.changed(key, r.Value)
-	}
+	t.changed(key, r.Value)
 }
 
 // restart begins anew with a topic that is not the one that was read up to an offset, or does
@@ -272,7 +268,7 @@ func (t *Table) restart(ctx context.Context, r *tableReader, from int64, known, 
 		return errMadeAnew // another reader has seen to it, and knows more
 	}
 	gone := t.rows
-	t.rows, t.next, t.id, t.openAt = make(map[string]tableRow), first.Offset, id, -1
+	t.rows, t.next, t.id, t.openAt = make(map[string][]byte), first.Offset, id, -1
 	t.mu.Unlock()
 	t.log.Warn("the topic was made anew", "was_at", from, "begins_at", first.Offset)
 	for key := range gone {
@@ -632,12 +628,7 @@ func (p *tableProducer) try(ctx context.Context, batch []*tableWrite) ([]*tableW
 	if _, _, err := p.client.ProducerID(ctx); err != nil {
 		return batch, err
 	}
-	// Whoever has it open may have taken the id from us, and died: to take it back ends that.
-	err := p.t.readToEnd(ctx, func(at int64) error {
-		p.t.endOpen(at)
-		return errStuck
-	})
-	if err != nil {
+	if err := p.readToEnd(ctx); err != nil {
 		return batch, err
 	}
 	values := make(map[string][]byte) // by key, of what is to be written
@@ -675,16 +666,9 @@ func (p *tableProducer) try(ctx context.Context, batch []*tableWrite) ([]*tableW
 	for _, w := range written {
 		w.tried, w.value = true, values[w.key]
 	}
-	records, err := p.transact(ctx, values)
-	if err != nil {
+	if err := p.transact(ctx, values); err != nil {
 		return written, err
 	}
-	// What we have written is known before Kafka has marked it as committed.
-	p.t.applying.Lock()
-	for _, r := range records {
-		p.t.own(r)
-	}
-	p.t.applying.Unlock()
 	for _, w := range written {
 		w.answer <- nil
 	}
@@ -693,31 +677,56 @@ func (p *tableProducer) try(ctx context.Context, batch []*tableWrite) ([]*tableW
 
 func same(a, b []byte) bool { return (a == nil) == (b == nil) && bytes.Equal(a, b) }
 
-// transact writes all values, or none.
-func (p *tableProducer) transact(ctx context.Context, values map[string][]byte) ([]*kgo.Record, error) {
+// readToEnd reads what has been written. Whoever has a transaction open may have taken the id
+// from us, and died: to take it back ends that.
+func (p *tableProducer) readToEnd(ctx context.Context) error {
+	return p.t.readToEnd(ctx, func(at int64) error {
+		p.t.endOpen(at)
+		return errStuck
+	})
+}
+
+// errAborted is of a transaction whose commit was answered, and whose records are not there.
+var errAborted = errors.New("the transaction was aborted")
+
+// transact writes all values, or none, and reads them. Only that proves that they are there: the
+// client makes an abort of a commit, and says nothing, when it does not find that it has written.
+func (p *tableProducer) transact(ctx context.Context, values map[string][]byte) error {
 	if err := p.client.BeginTransaction(); err != nil {
-		return nil, err
+		return err
 	}
 	records := make([]*kgo.Record, 0, len(values))
 	for key, value := range values {
 		records = append(records, &kgo.Record{Topic: p.t.topic, Key: []byte(key), Value: value})
 	}
 	if err := p.client.ProduceSync(ctx, records...).FirstErr(); err != nil {
-		return nil, err
+		return err
 	}
-	return records, p.client.EndTransaction(ctx, kgo.TryCommit)
+	written := make(map[int64]bool, len(records))
+	for _, r := range records {
+		written[r.Offset] = false
+	}
+	p.t.await(written)
+	defer p.t.await(nil)
+	if err := p.client.EndTransaction(ctx, kgo.TryCommit); err != nil {
+		return err
+	}
+	if err := p.readToEnd(ctx); err != nil {
+		return err
+	}
+	p.t.mu.RLock()
+	defer p.t.mu.RUnlock()
+	for _, read := range written {
+		if !read {
+			return errAborted
+		}
+	}
+	return nil
 }
 
-// own applies a record of ours, which is after all that has been read, without moving on: what
-// is before it, though not ours to be seen yet, is still to be read.
-func (t *Table) own(r *kgo.Record) {
-	key := string(r.Key)
+// await notes in written, from now on, what is read of it.
+func (t *Table) await(written map[int64]bool) {
 	t.mu.Lock()
-	if r.Offset < t.next {
-		t.mu.Unlock()
-		return // read meanwhile
-	}
-	t.rows[key] = tableRow{r.Value, r.Offset}
-	t.mu.Unlock()
-	t.changed(key, r.Value)
+	defer t.mu.Unlock()
+	t.written = written
 }

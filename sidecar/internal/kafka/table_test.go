@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -121,8 +122,8 @@ func TestTableComparesAndSets(t *testing.T) {
 			writers.Go(func() { // a counter loses nothing
 				for n := 0; n < each; {
 					err := table.Update(t.Context(), "n", func(old []byte) ([]byte, error) {
-						was, _ := strconv.Atoi(string(old))
-						return []byte(strconv.Itoa(was + 1)), nil
+						was, _ := strconv.Atoi(strings.TrimLeft(string(old), "abc"))
+						return fmt.Appendf(nil, "%c%d", 'a'+i, was+1), nil // of two writers, never the same
 					})
 					if err == nil {
 						n++
@@ -152,7 +153,12 @@ func TestTableComparesAndSets(t *testing.T) {
 		})
 	}
 	writers.Wait()
-	wantNow(t, tables[0], "n", strconv.Itoa(3*4*each))
+	if err := tables[0].CatchUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := tables[0].Get("n"); strings.TrimLeft(string(got), "abc") != strconv.Itoa(3*4*each) {
+		t.Errorf("the counter is at %s; want %d", got, 3*4*each)
+	}
 }
 
 // A thousand sessions of a replica that died are taken over in one go.
@@ -381,4 +387,22 @@ func TestTableWhoseTopicWasMadeAnewAndIsLonger(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantNow(t, table, "1", "new!")
+}
+
+// The client may make an abort of a commit, and answer as if it were one.
+func TestTableDoesNotTakeAnAbortForACommit(t *testing.T) {
+	t.Parallel()
+	cluster := clusterFor(t, kfake.SeedTopics(1, "t"))
+	table, _ := tableFor(t, cluster, nil)
+	set(t, table, "k", "1")
+	var once sync.Once
+	cluster.ControlKey(int16(kmsg.EndTxn), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		once.Do(func() { r.(*kmsg.EndTxnRequest).Commit = false })
+		return nil, nil, false
+	})
+	set(t, table, "k", "2")
+	other, _ := tableFor(t, cluster, nil)
+	wantNow(t, other, "k", "2")
+	wantNow(t, table, "k", "2")
 }

@@ -380,7 +380,7 @@ func TestAnOwnerThatDidNotHearOfItsLossAsks(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		stale, other := place(t, one).Session, Place{}
+		stale := place(t, one).Session
 		if table.asked > 0 {
 			t.Errorf("a replica that follows the table has asked for it %d times", table.asked)
 		}
@@ -396,7 +396,7 @@ func TestAnOwnerThatDidNotHearOfItsLossAsks(t *testing.T) {
 		if !errors.Is(err, ErrMoved) || g.members[0].stored() != "map[]" {
 			t.Errorf("a commit of a session that is another's by now: %v, stored %s", err, g.members[0].stored())
 		}
-		other, err = one.Find(t.Context(), "g", "d")
+		other, err := one.Find(t.Context(), "g", "d")
 		if err != nil || other.Session != nil || other.Owner.Boot != two.Boot() {
 			t.Errorf("it finds %+v, %v; want it with the other replica", other, err)
 		}

@@ -198,10 +198,10 @@ func split(text []byte) (map[string]json.RawMessage, data, *event.Error) {
 		}
 		seen[name] = true
 		null := value[0] == 'n'
-		switch {
-		case name == "data":
+		switch name {
+		case "data":
 			data.plain = value
-		case name == "data_base64":
+		case "data_base64":
 			if !null {
 				data.base64 = value
 			}

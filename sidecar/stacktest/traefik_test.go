@@ -87,11 +87,11 @@ func TestErrorsThroughTraefikHaveOneForm(t *testing.T) {
 		{"GET", "/nowhere", 404, 404, ""},
 		{"POST", "/lagging", 404, 404, ""},
 		{"GET", "/topics/my-topic/nothing", 404, 404, ""},
-		{"DELETE", "/topics/my-topic", 405, 405, "GET, POST"},
+		{"DELETE", "/topics/my-topic", 405, 405, "GET, HEAD, POST"},
 		{"GET", "/topics/my-topic/records", 405, 405, "POST"},
 		{"POST", "/streams/my-topic", 405, 405, "GET"},
 		{"PUT", "/consumers/g", 405, 405, "POST"},
-		{"POST", "/lag", 405, 405, "GET"},
+		{"POST", "/lag", 405, 405, "GET, HEAD"},
 	} {
 		body := ""
 		if c.method == "POST" {

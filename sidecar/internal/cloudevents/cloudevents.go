@@ -1,6 +1,7 @@
 // Package cloudevents reads CloudEvents 1.0 as they come over HTTP and makes records of them in
 // CloudEvents' Kafka binding, in binary mode: attributes and extensions are headers ("ce_id"),
-// the data is the value, unchanged, and the extension partitionkey is the key. It does no I/O.
+// the data is the value, unchanged, and the extension partitionkey is the key. It also writes records
+// as CloudEvents. It does no I/O.
 //
 // The SDK reads and validates. It does not undo the percent-encoding of HTTP headers, and its Kafka
 // bindings would each bring a Kafka client of their own: both are done here.

@@ -4,12 +4,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
-	"slices"
 	"strconv"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"cel.dev/cel-go/interpreter"
@@ -53,42 +50,25 @@ func (v *variables) ResolveName(name string) (any, bool) {
 		}
 		return v.data, true
 	case "type":
-		return v.attribute("ce_type", typeOf(r.Topic)), true
+		return v.event().Type(), true
 	case "source":
-		return v.attribute("ce_source", "/topics/"+r.Topic), true
+		return v.event().Source(), true
 	case "subject":
-		if s, ok := v.header("ce_subject"); ok {
+		if s, ok := v.event().Subject(); ok {
 			return s, true
 		}
-		return text(r.Key), true
+		return nil, true
 	case "id":
-		return v.attribute("ce_id", fmt.Sprintf("%s/%d/%d/%d", r.Topic, r.Partition, r.Offset, r.Timestamp.UnixMilli())), true
+		return v.event().ID(), true
 	case "time":
-		if s, ok := v.header("ce_time"); ok {
-			if t, err := time.Parse(time.RFC3339Nano, s); err == nil {
-				return t, true
-			}
-		}
-		return r.Timestamp, true
+		return v.event().Time(), true
 	}
 	return nil, false
 }
 
-func (v *variables) attribute(header, otherwise string) string {
-	if s, ok := v.header(header); ok {
-		return s
-	}
-	return otherwise
-}
-
-// header is the last header of a name, which is the one that counts where a name repeats.
-func (v *variables) header(name string) (string, bool) {
-	for _, h := range slices.Backward(v.record.Headers) {
-		if h.Key == name && h.Value != nil {
-			return strings.ToValidUTF8(string(h.Value), "\uFFFD"), true
-		}
-	}
-	return "", false
+// event is the record as a delivery of it would say it.
+func (v *variables) event() event.CloudEvent {
+	return event.CloudEvent{Record: v.record, Origin: event.OriginOf(v.record)}
 }
 
 func headersOf(r *event.Record) map[string]string {
@@ -105,14 +85,6 @@ func text(b []byte) any {
 		return nil
 	}
 	return string(b)
-}
-
-// typeOf is the event that a topic is of: <environment>.<event>.
-func typeOf(topic string) string {
-	if _, name, ok := strings.Cut(topic, "."); ok && name != "" {
-		return name
-	}
-	return topic
 }
 
 // decode reads JSON whole; anything else is nil.

@@ -399,7 +399,9 @@ func (g *Group) Commit(ctx context.Context, offsets map[event.TopicPartition]eve
 	const op = "kafka.Commit"
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
-	commit := g.commitAsMember
+	commit := func(ctx context.Context, offsets map[event.TopicPartition]event.Commit) error {
+		return commitAsMember(ctx, g.client, offsets, g.has)
+	}
 	if len(g.opts.Partitions) > 0 {
 		commit = g.commitAlone
 	}
@@ -415,7 +417,8 @@ func (g *Group) Commit(ctx context.Context, offsets map[event.TopicPartition]eve
 	return nil
 }
 
-func (g *Group) commitAsMember(ctx context.Context, offsets map[event.TopicPartition]event.Commit) error {
+// commitAsMember commits for the group that client is in, as long as it has the partitions.
+func commitAsMember(ctx context.Context, client *kgo.Client, offsets map[event.TopicPartition]event.Commit, has func(event.TopicPartition) bool) error {
 	epochs := make(map[string]map[int32]kgo.EpochOffset)
 	for tp, c := range offsets {
 		if epochs[tp.Topic] == nil {
@@ -431,7 +434,7 @@ func (g *Group) commitAsMember(ctx context.Context, offsets map[event.TopicParti
 				tp := event.TopicPartition{Topic: req.Topics[i].Topic, Partition: p.Partition}
 				// Kafka checks the member, not whose the partition is: one that has been lost while
 				// this waited may be further already.
-				if !g.has(tp) {
+				if !has(tp) {
 					return kerr.RebalanceInProgress
 				}
 				// The client would write its member id: this is the user's to fill.
@@ -441,7 +444,7 @@ func (g *Group) commitAsMember(ctx context.Context, offsets map[event.TopicParti
 		}
 		return nil
 	})
-	g.client.CommitOffsetsSync(ctx, epochs, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
+	client.CommitOffsetsSync(ctx, epochs, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
 		failure = err
 		if err != nil || resp == nil {
 			return
@@ -459,15 +462,8 @@ func (g *Group) commitAsMember(ctx context.Context, offsets map[event.TopicParti
 
 // commitAlone commits for a group that has no members. Kafka refuses it when there are some.
 func (g *Group) commitAlone(ctx context.Context, offsets map[event.TopicPartition]event.Commit) error {
-	commits := make(kadm.Offsets)
-	for tp, c := range offsets {
-		commits.Add(kadm.Offset{Topic: tp.Topic, Partition: tp.Partition, At: c.Offset, LeaderEpoch: -1, Metadata: c.Metadata})
-	}
-	resp, err := g.admin.CommitOffsets(ctx, g.opts.Group, commits)
-	if err == nil {
-		err = resp.Error()
-	}
-	if errors.Is(err, kerr.UnknownMemberID) || errors.Is(err, kerr.IllegalGeneration) || errors.Is(err, kerr.RebalanceInProgress) {
+	err := commitOutside(ctx, g.admin, g.opts.Group, offsets)
+	if membersOnly(err) {
 		return &event.Error{Kind: event.Conflict, Code: 40903, Op: "kafka.Commit", Err: err, Msg: fmt.Sprintf(
 			"the consumer group %q has members that subscribe, and only they may commit: give partitions that are assigned by hand a group of their own", g.opts.Group)}
 	}

@@ -15,6 +15,7 @@ const (
 	NotAcceptable Kind = "not_acceptable" // no answer in the form that was asked for
 	Unsupported   Kind = "unsupported"    // a body in a form that is not known
 	Conflict      Kind = "conflict"       // somebody else changed or holds it
+	Precondition  Kind = "precondition"   // it is not as the request wants it to be (If-Match)
 	TooLarge      Kind = "too_large"      // over a limit of bytes
 	TooMany       Kind = "too_many"       // over a limit of ours; repeat later
 	Unavailable   Kind = "unavailable"    // Kafka is out of reach or its queue full; repeat later

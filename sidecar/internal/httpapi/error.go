@@ -23,7 +23,7 @@ var statusOf = map[event.Kind]int{
 	event.Forbidden: http.StatusForbidden,
 	event.NotFound:  http.StatusNotFound, event.NotAllowed: http.StatusMethodNotAllowed,
 	event.NotAcceptable: http.StatusNotAcceptable, event.Unsupported: http.StatusUnsupportedMediaType,
-	event.Conflict: http.StatusConflict, event.TooLarge: http.StatusRequestEntityTooLarge,
+	event.Conflict: http.StatusConflict, event.Precondition: http.StatusPreconditionFailed, event.TooLarge: http.StatusRequestEntityTooLarge,
 	event.TooMany: http.StatusTooManyRequests, event.Unavailable: http.StatusServiceUnavailable,
 	event.Timeout: http.StatusRequestTimeout, event.Internal: http.StatusInternalServerError,
 	event.Misdirected: http.StatusMisdirectedRequest,

@@ -30,6 +30,7 @@ type Config struct {
 	AllowTopicChanges bool           `env:"ALLOW_TOPIC_CHANGES" envDefault:"false" help:"lets clients of v3 make, grow and delete topics"`
 	ProducerLinger    time.Duration  `env:"PRODUCER_LINGER" envDefault:"500us" help:"how long records wait for others under load; a lone client never waits"`
 	Session           Session        `envPrefix:"SESSION_"`
+	Seal              Seal           `envPrefix:"POSTAMT_SECRET_"`
 	StreamHeartbeat   time.Duration  `env:"STREAM_HEARTBEAT" envDefault:"15s" help:"how often a quiet stream sends a comment"`
 	MonitorInterval   time.Duration  `env:"MONITOR_INTERVAL" envDefault:"15s" help:"how often the monitor asks Kafka for every group's lag"`
 	HealthInterval    time.Duration  `env:"HEALTH_INTERVAL" envDefault:"5s" help:"how often the background checks of /health run"`
@@ -66,6 +67,7 @@ type Limits struct {
 	InFlightBytes int64 `env:"IN_FLIGHT_BYTES" envDefault:"67108864" help:"bodies of all produce requests that one replica works on, and answers of reads without a group (429)"`
 	Sessions      int   `env:"SESSIONS" envDefault:"1000" help:"pull sessions of one replica (429)"`
 	Streams       int   `env:"STREAMS" envDefault:"1000" help:"streams of one replica (of records that come in, too), and reads without a group (429)"`
+	Subscriptions int   `env:"SUBSCRIPTIONS" envDefault:"1000" help:"subscriptions of all replicas (429)"`
 }
 
 // Session configures pull sessions.
@@ -87,7 +89,7 @@ type Shutdown struct {
 func Load(environ map[string]string) (Config, error) {
 	cfg, err := env.ParseAsWithOptions[Config](env.Options{Environment: environ})
 	if err == nil {
-		return cfg, cfg.check()
+		return cfg, errors.Join(cfg.check(), cfg.Seal.read(environ["POSTAMT_SECRET_KEY_FILE"] != ""))
 	}
 	var all env.AggregateError
 	if !errors.As(err, &all) {
@@ -105,7 +107,7 @@ func Load(environ map[string]string) (Config, error) {
 		mistakes = append(mistakes, err)
 	}
 	if cfg, err = env.ParseAsWithOptions[Config](env.Options{Environment: readable}); err == nil {
-		mistakes = append(mistakes, cfg.check())
+		mistakes = append(mistakes, cfg.check(), cfg.Seal.read(environ["POSTAMT_SECRET_KEY_FILE"] != ""))
 	}
 	return cfg, errors.Join(mistakes...)
 }
@@ -155,7 +157,7 @@ func (c *Config) check() error {
 	require(c.Shutdown.ListenGrace >= 0, "SHUTDOWN_LISTEN_GRACE is %v; it must not be negative", c.Shutdown.ListenGrace)
 	for name, n := range map[string]int64{
 		"MAX_BODY_BYTES": c.Limits.BodyBytes, "MAX_RECORDS": int64(c.Limits.Records), "MAX_STREAM_RECORDS": int64(c.Limits.StreamRecords), "MAX_BATCH_ENTRIES": int64(c.Limits.BatchEntries), "MAX_HEADER_BYTES": int64(c.Limits.HeaderBytes),
-		"MAX_SESSIONS": int64(c.Limits.Sessions), "MAX_STREAMS": int64(c.Limits.Streams), "SESSION_MAX_BYTES": c.Session.MaxBytes,
+		"MAX_SESSIONS": int64(c.Limits.Sessions), "MAX_STREAMS": int64(c.Limits.Streams), "MAX_SUBSCRIPTIONS": int64(c.Limits.Subscriptions), "SESSION_MAX_BYTES": c.Session.MaxBytes,
 	} {
 		require(n > 0, "%s is %d; it must be positive", name, n)
 	}

@@ -19,6 +19,7 @@ import (
 
 	"postamt/sidecar/internal/event"
 	"postamt/sidecar/internal/kafka"
+	"postamt/sidecar/internal/webhook"
 )
 
 const tableTopic = "_postamt.subscriptions"
@@ -57,18 +58,7 @@ func registryFor(t testing.TB, cluster *kfake.Cluster, keys ...[]byte) *Registry
 	log := slog.New(slog.DiscardHandler)
 	r := New(kafka.NewCluster(clientFor(t, cluster)), Options{
 		Seals: seals, MaxSubscriptions: 3, Log: log,
-		CheckURL: func(url string) error {
-			if !strings.HasPrefix(url, "http") {
-				return event.Errorf(event.Unprocessable, 0, "test", "url is %s; it must be one", url)
-			}
-			return nil
-		},
-		CheckHeaders: func(headers map[string]string) error {
-			if _, ours := headers["Webhook-Id"]; ours {
-				return event.Errorf(event.Unprocessable, 0, "test", "headers has Webhook-Id, which is ours")
-			}
-			return nil
-		},
+		CheckURL: webhook.CheckURL, CheckHeaders: webhook.CheckHeaders,
 	})
 	table, err := kafka.OpenTable(cluster.ListenAddrs(), tableTopic, r.Changed, log)
 	if err != nil {

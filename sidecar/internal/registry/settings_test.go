@@ -14,17 +14,15 @@ import (
 func TestAllMistakesAreToldAtOnce(t *testing.T) {
 	t.Parallel()
 	r := registryFor(t, clusterFor(t), keyOf(1))
-	long := strings.Repeat("x", 3000)
 	for body, want := range map[string][]string{
 		`{}`: {"topics is missing", "url is missing"},
 		`[]`: {"the body is an array; it must be an object", "topics is missing", "url is missing"},
 		`{"topics":["a","a"],"url":"ftp://x","nmae":1,"name":2,"nmae":3}`: {
-			`topics has "a" twice`, "url is ftp://x", "there is no member \"nmae\" here; known are dead_letters, filter,", "there is no member \"name\"", `"nmae" is there twice`,
+			`topics has "a" twice`, `the url is "ftp://x"; it must be http://`, "there is no member \"nmae\" here; known are dead_letters, filter,", "there is no member \"name\"", `"nmae" is there twice`,
 		},
-		`{"topics":[],"url":""}`:                       {"topics is missing", "url is missing"},
-		`{"topics":"a","url":null}`:                    {`topics is "a"; it must be an array of topics' names`, "url is null; it must be a URL"},
-		`{"topics":["a",null],"url":"http://x"}`:       {"topics is an array; it must be an array of topics' names"},
-		`{"topics":["a"],"url":"http://` + long + `"}`: {"url has 3007 bytes; it may have 2048"},
+		`{"topics":[],"url":""}`:                 {"topics is missing", "url is missing"},
+		`{"topics":"a","url":null}`:              {`topics is "a"; it must be an array of topics' names`, "url is null; it must be a URL"},
+		`{"topics":["a",null],"url":"http://x"}`: {"topics is an array; it must be an array of topics' names"},
 		`{"topics":["a","nowhere","_postamt.subscriptions","c",""],"url":"http://x"}`: {
 			`there is no topic "nowhere"`, `there is no topic "_postamt.subscriptions"`, `there is no topic ""`,
 			`the dead letters of c would go to the topic "c.dead-letters", which there is not; declare it in compose/topics.yaml`,
@@ -43,9 +41,8 @@ func TestAllMistakesAreToldAtOnce(t *testing.T) {
 		`{"topics":["a"],"url":"http://x","max_in_flight":0,"rate_limit":"0/s","retry":[]}`:                 {"max_in_flight is 0", `rate_limit is "0/s"`, "retry is an array; it must be an object"},
 		`{"topics":["a"],"url":"http://x","max_in_flight":1.5,"rate_limit":"1000001/s"}`:                    {"max_in_flight is 1.5", `rate_limit is "1000001/s"`},
 		`{"topics":["a"],"url":"http://x","retry":{"initial":"2m","max":"1m"}}`:                             {"retry.max is 1m; it must not be below retry.initial, 2m"},
-		`{"topics":["a"],"url":"http://x","headers":{"Webhook-Id":"1"}}`:                                    {"headers has Webhook-Id, which is ours"},
+		`{"topics":["a"],"url":"http://x","headers":{"Webhook-Id":"1"}}`:                                    {"headers has Webhook-Id, which a delivery has by itself"},
 		`{"topics":["a"],"url":"http://x","headers":{"X":["hidden"],"Y":null}}`:                             {`"headers.X" is no text; it must be one`, "headers.Y is null"},
-		`{"topics":["a"],"url":"http://x","headers":{"X":"` + strings.Repeat(long, 3) + `"}}`:               {"headers has 9001 bytes of names and values; it may have 8192"},
 		`{"topics":["a"],"url":"http://x","secret":"whsec_` + SecretText([]byte("short")) + `"}`:            {"secret is not one; it must be whsec_ and from 24 to 64 bytes in base64"},
 		`{"topics":["a"],"url":"http://x","secret":"` + SecretText(slices.Repeat([]byte{1}, 65)) + `"}`:     {"secret is not one"},
 		`{"topics":["a"],"url":"http://x","secret":"` + SecretText(slices.Repeat([]byte{1}, 24))[6:] + `"}`: {"secret is not one"},
@@ -78,8 +75,7 @@ func TestAllMistakesAreToldAtOnce(t *testing.T) {
 	}
 	name := func(i int) string { return string(rune('a'+i%26)) + strings.Repeat("a", i) }
 	for body, want := range map[string]string{
-		`{"topics":[` + many(maxTopics+1, func(i int) string { return `"` + name(i) + `"` }) + `],"url":"http://x"}`:                     "topics has 101 names; it may have 100",
-		`{"topics":["a"],"url":"http://x","headers":{` + many(maxHeaders+1, func(i int) string { return `"` + name(i) + `":""` }) + `}}`: "headers has 33 of them; it may have 32",
+		`{"topics":[` + many(maxTopics+1, func(i int) string { return `"` + name(i) + `"` }) + `],"url":"http://x"}`: "topics has 101 names; it may have 100",
 	} {
 		if err := decode(t, body).err(); kindOf(err) != event.Unprocessable || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.100s: %v; want %q", body, err, want)

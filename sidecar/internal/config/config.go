@@ -28,7 +28,7 @@ type Config struct {
 	RequestTimeout    time.Duration  `env:"REQUEST_TIMEOUT" envDefault:"30s" help:"bounds a request; a record not acknowledged by then is answered with 503. Of a stream of records, it bounds the wait after the last byte"`
 	ReadTimeout       time.Duration  `env:"READ_TIMEOUT" envDefault:"30s" help:"how long a client may take to send one request whole; of a stream of records, how long it may pause"`
 	AllowTopicChanges bool           `env:"ALLOW_TOPIC_CHANGES" envDefault:"false" help:"lets clients of v3 make, grow and delete topics"`
-	ProducerLinger    time.Duration  `env:"PRODUCER_LINGER" envDefault:"500us" help:"how long records wait for others under load; a lone client never waits"`
+	ProducerLinger    time.Duration  `env:"PRODUCER_LINGER" envDefault:"1ms" help:"how long records wait for others under load, in whole milliseconds; a lone client never waits"`
 	Session           Session        `envPrefix:"SESSION_"`
 	Seal              Seal           `envPrefix:"POSTAMT_SECRET_"`
 	StreamHeartbeat   time.Duration  `env:"STREAM_HEARTBEAT" envDefault:"15s" help:"how often a quiet stream sends a comment"`

@@ -20,7 +20,8 @@ import (
 // ProducerOptions configure a Producer.
 type ProducerOptions struct {
 	Servers []string
-	// Linger is how long records wait for others while many requests are in flight.
+	// Linger is how long records wait for others while many requests are in flight. Below 1 ms, and
+	// between whole milliseconds, librdkafka's thread takes a core while Kafka answers (see sticky).
 	Linger time.Duration
 	// Timeout is how long a record may wait for its acknowledgement before it is given up.
 	Timeout time.Duration
@@ -128,12 +129,13 @@ func (p *Producer) slot(name string) *atomic.Pointer[handle] {
 
 func (p *Producer) open(name string, linger time.Duration) (*handle, error) {
 	client, err := ckafka.NewProducer(&ckafka.ConfigMap{
-		"bootstrap.servers":  strings.Join(p.opts.Servers, ","),
-		"client.id":          "postamt-" + name,
-		"enable.idempotence": true,             // implies acks=all, and retries that keep the order
-		"partitioner":        "murmur2_random", // keys land where Java clients put them
-		"linger.ms":          strconv.FormatFloat(linger.Seconds()*1000, 'f', -1, 64),
-		"message.timeout.ms": int(p.opts.Timeout.Milliseconds()),
+		"bootstrap.servers":             strings.Join(p.opts.Servers, ","),
+		"client.id":                     "postamt-" + name,
+		"enable.idempotence":            true,             // implies acks=all, and retries that keep the order
+		"partitioner":                   "murmur2_random", // keys land where Java clients put them
+		"linger.ms":                     strconv.FormatFloat(linger.Seconds()*1000, 'f', -1, 64),
+		"sticky.partitioning.linger.ms": int(sticky(linger).Milliseconds()),
+		"message.timeout.ms":            int(p.opts.Timeout.Milliseconds()),
 		// One record may be this large; a batch of several stays below the default of a topic's
 		// max.message.bytes, 1,048,588. Kafka refuses a batch as a whole, and librdkafka does not
 		// split one: a topic must not allow less than that (bootstrap sees to it).
@@ -164,6 +166,15 @@ func (p *Producer) open(name string, linger time.Duration) (*handle, error) {
 	p.workers.Go(func() { p.watch(h) })
 	p.workers.Go(func() { p.forwardLogs(h) })
 	return h, nil
+}
+
+// sticky is how long records without a key go to one partition before another is chosen: as long as
+// a batch is collected, in whole milliseconds. By default it is twice as long, which costs a core: an
+// idempotent producer gives Kafka no second batch for a partition before the first one, of five records
+// or more, is acknowledged, and while records whose linger is over wait for that, librdkafka's thread
+// does not sleep. 0 is a partition of its own for each record, which is for those that do not linger.
+func sticky(linger time.Duration) time.Duration {
+	return (linger + time.Millisecond - 1).Truncate(time.Millisecond)
 }
 
 // watch reads a handle's events until its Close closes the channel.

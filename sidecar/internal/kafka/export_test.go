@@ -18,3 +18,6 @@ func (p *Producer) Pick(now time.Time) (name string, done func()) {
 
 // Calm is how long the load must have been low before records leave at once again.
 const Calm = calm
+
+// MaxInHand is how long records that were handed out keep their partition.
+const MaxInHand = maxInHand

@@ -235,9 +235,12 @@ func formsOf(addr netip.Addr) []netip.Addr {
 	case nat64.Contains(addr):
 		return v4(12, 13, 14, 15)
 	case nat64Local.Contains(addr):
-		forms := v4(12, 13, 14, 15) // RFC 6052 with a prefix of 96 bits
-		if f := v4(6, 7, 9, 10)[1]; !thisNetwork.Contains(f) && !reservedSpace.Contains(f) {
-			forms = append(forms, f) // or of 48, unless that leads nowhere
+		// RFC 6052, with a prefix of 96 bits or of 48: whichever leads somewhere.
+		forms := []netip.Addr{addr}
+		for _, f := range []netip.Addr{v4(12, 13, 14, 15)[1], v4(6, 7, 9, 10)[1]} {
+			if !thisNetwork.Contains(f) && !reservedSpace.Contains(f) {
+				forms = append(forms, f)
+			}
 		}
 		return forms
 	case sixToFour.Contains(addr):

@@ -2,6 +2,7 @@ package webhook
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -61,6 +62,7 @@ func retryAfter(text string, now time.Time) time.Duration {
 func describe(ctx context.Context, timeout time.Duration, err error) string {
 	var denied *deniedError
 	var dns *net.DNSError
+	var record tls.RecordHeaderError
 	switch {
 	case errors.As(err, &denied):
 		return denied.Error()
@@ -70,6 +72,8 @@ func describe(ctx context.Context, timeout time.Duration, err error) string {
 		return "the attempt was canceled, because this replica stops or gives the partition away"
 	case errors.As(err, &dns) && dns.IsNotFound:
 		return fmt.Sprintf("there is no host %s", dns.Name)
+	case errors.As(err, &record) && string(record.RecordHeader[:]) == "HTTP/":
+		return "the endpoint speaks HTTP and no TLS; its url must begin with http://"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "nothing listens there: " + err.Error()
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):

@@ -150,14 +150,16 @@ func answer(resp *http.Response, headers map[string]string) event.Outcome {
 	if err == nil {
 		_, _ = io.CopyN(io.Discard, resp.Body, maxDrainBytes-int64(len(body))) // nobody wants it
 	}
-	if len(body) > 0 {
-		out.Body = clip(redact(string(body), headers), maxBodyBytes)
+	text := redact(string(body), headers)
+	if len(body) == maxReadBytes { // which may have cut a secret in two: drop as much as one can have
+		text = text[:max(len(text)-maxHeadersBytes, 0)]
 	}
+	out.Body = clip(text, maxBodyBytes)
 	if out.Verdict == event.Delivered {
 		return out
 	}
 	out.RetryAfter = retryAfter(resp.Header.Get("Retry-After"), time.Now())
-	text := fmt.Sprintf("the answer is %d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
+	text = fmt.Sprintf("the answer is %d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
 	if location := resp.Header.Get("Location"); resp.StatusCode/100 == 3 && location != "" {
 		text += "; redirects are not followed, and this one is to " + location
 	}

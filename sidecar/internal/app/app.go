@@ -103,6 +103,14 @@ func Run(ctx context.Context, role Role, cfg config.Config, log *slog.Logger, re
 			return kafka.OpenPartitions(cfg.Kafka.BootstrapServers, topic, from)
 		}}
 		workers = append(workers, func(ctx context.Context) error { return runSessions(ctx, parts.Sessions, table) })
+
+		subscriptions, stored, err := openSubscriptions(cfg, cluster, log)
+		if err != nil {
+			return err
+		}
+		defer stored.Close()
+		parts.Subscriptions = subscriptions
+		workers = append(workers, stored.Run, subscriptions.Run)
 	}
 	if role.is(Monitor) {
 		collector := lag.New(kafka.NewAdmin(client), lag.Options{Interval: cfg.MonitorInterval, Log: log})

@@ -68,7 +68,7 @@ type replica struct {
 
 func replicas(t *testing.T, n int, environ map[string]string) (*kfake.Cluster, []*replica) {
 	t.Helper()
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(3, "a"), kfake.SeedTopics(1, "b", "_postamt.sessions"))
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(3, "a"), kfake.SeedTopics(1, "b", "_postamt.sessions", "_postamt.subscriptions"))
 	if err != nil {
 		t.Fatal(err)
 	}

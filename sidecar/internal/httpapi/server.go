@@ -20,6 +20,7 @@ import (
 	"postamt/sidecar/internal/config"
 	"postamt/sidecar/internal/event"
 	"postamt/sidecar/internal/health"
+	"postamt/sidecar/internal/registry"
 	"postamt/sidecar/internal/session"
 	"postamt/sidecar/internal/stream"
 )
@@ -61,6 +62,11 @@ type Parts struct {
 	GroupLag func(ctx context.Context, group string) (event.Group, []event.PartitionLag, error)
 	Sessions *session.Manager
 	Streams  *stream.Opener
+	// Subscriptions are what clients want delivered, Deliveries how far that is, and OwnDeliveries
+	// what of it this replica tells the others.
+	Subscriptions *registry.Registry
+	Deliveries    Deliveries
+	OwnDeliveries OwnDeliveries
 	// Lag describes the lag of a consumer group, or of all for ""; it is encoded as JSON.
 	Lag func(group string) (any, error)
 }
@@ -151,6 +157,7 @@ func (s *Server) routes() []route {
 		{"POST", "/v3/clusters/{cluster}/topics/{topic}/records", "producer", s.inCluster(s.produceV3)},
 		{"POST", "/v3/clusters/{cluster}/topics/{topic}/records:batch", "producer", s.inCluster(s.produceV3Batch)},
 		{"GET", "/v3/clusters/{cluster}/topics/{topic}/configs", "producer", s.inCluster(s.listConfigs)},
+		{"POST", "/v3/clusters/{cluster}/topics/{topic}/configs:alter", "producer", s.inCluster(s.alterConfigs)},
 		{"GET", "/v3/clusters/{cluster}/topics/{topic}/configs/{name}", "producer", s.inCluster(s.getConfig)},
 		{"GET", "/v3/clusters/{cluster}/topics/{topic}/partitions", "producer", s.inCluster(s.listPartitionsV3)},
 		{"GET", "/v3/clusters/{cluster}/topics/{topic}/partitions/{partition}", "producer", s.inCluster(s.getPartitionV3)},
@@ -161,6 +168,8 @@ func (s *Server) routes() []route {
 		{"GET", "/v3/clusters/{cluster}/consumer-groups/{group}", "producer", s.inCluster(s.getGroup)},
 		{"GET", "/v3/clusters/{cluster}/consumer-groups/{group}/consumers", "producer", s.inCluster(s.listConsumers)},
 		{"GET", "/v3/clusters/{cluster}/consumer-groups/{group}/consumers/{consumer}", "producer", s.inCluster(s.getConsumer)},
+		{"GET", "/v3/clusters/{cluster}/consumer-groups/{group}/consumers/{consumer}/assignments", "producer", s.inCluster(s.listAssignments)},
+		{"GET", "/v3/clusters/{cluster}/consumer-groups/{group}/consumers/{consumer}/assignments/{topic}/partitions/{partition}", "producer", s.inCluster(s.getAssignment)},
 		{"GET", "/v3/clusters/{cluster}/consumer-groups/{group}/lags", "producer", s.inCluster(s.listLags)},
 		{"GET", "/v3/clusters/{cluster}/consumer-groups/{group}/lags/{topic}/partitions/{partition}", "producer", s.inCluster(s.getLagV3)},
 		{"GET", "/v3/clusters/{cluster}/consumer-groups/{group}/lag-summary", "producer", s.inCluster(s.getLagSummary)},
@@ -187,6 +196,20 @@ func (s *Server) routes() []route {
 		{"GET", "/consumers/{group}/instances/{instance}/offsets", "consumer", s.withSession(s.getCommitted)},
 
 		{"GET", "/streams/{topic}", "consumer", s.streamTopic},
+
+		{"GET", "/subscriptions", "consumer", s.listSubscriptions},
+		{"PUT", "/subscriptions/{name}", "consumer", s.putSubscription},
+		{"GET", "/subscriptions/{name}", "consumer", s.showSubscription},
+		{"DELETE", "/subscriptions/{name}", "consumer", s.deleteSubscription},
+		{"POST", "/subscriptions/{name}/pause", "consumer", s.setState(event.Paused)},
+		{"POST", "/subscriptions/{name}/resume", "consumer", s.setState(event.Active)},
+		{"POST", "/subscriptions/{name}/test", "consumer", s.testSubscription},
+		{"POST", "/subscriptions/{name}/skip", "consumer", s.skipRecord},
+		{"POST", "/subscriptions/{name}/redrive", "consumer", s.redrive},
+		{"POST", "/subscriptions/{name}/replay", "consumer", s.replaySubscription},
+		{"POST", "/subscriptions/{name}/secret", "consumer", s.rotateSecret},
+		{"GET", "/subscriptions/{name}/dead-letters", "consumer", s.listDeadLetters},
+		{"GET", "/subscriptions/{name}/attempts", "consumer", s.listAttempts},
 
 		{"GET", "/lag", "monitor", s.getLag},
 	}
@@ -233,11 +256,9 @@ func (s *Server) mux() *http.ServeMux {
 			return event.Errorf(event.NotAllowed, 0, "route", "%s is not allowed on %s; allowed: %s", r.Method, r.URL.Path, strings.Join(allowed, ", "))
 		}))
 	}
-	if s.Sessions != nil { // between replicas only, and so not in the contract
-		mux.HandleFunc(batchPath+"{batch}", s.answer(s.serveBatch))
-	}
+	s.replicaRoutes(mux)
 	mux.HandleFunc("/", s.answer(func(_ http.ResponseWriter, r *http.Request) error {
-		return event.Errorf(event.NotFound, 0, "route", "there is nothing at %s; the HTTP API has /topics, /v3, /brokers, /consumers, /streams, /lag and /health, and /openapi.yaml describes it", r.URL.Path)
+		return event.Errorf(event.NotFound, 0, "route", "there is nothing at %s; the HTTP API has /topics, /v3, /brokers, /consumers, /streams, /subscriptions, /lag and /health, and /openapi.yaml describes it", r.URL.Path)
 	}))
 	return mux
 }

@@ -35,7 +35,7 @@ type service struct {
 
 func serve(t *testing.T, environ map[string]string) *service {
 	t.Helper()
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(3, "a"), kfake.SeedTopics(1, "b", "_postamt.own", "_postamt.sessions"))
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(3, "a"), kfake.SeedTopics(1, "b", "_postamt.own", "_postamt.sessions", "_postamt.subscriptions"))
 	if err != nil {
 		t.Fatal(err)
 	}

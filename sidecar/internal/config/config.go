@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/caarlos0/env/v11"
+
+	"postamt/sidecar/internal/webhook"
 )
 
 // Config is all that a role can be told. The help tags are what `postamt config` prints.
@@ -31,6 +33,7 @@ type Config struct {
 	ProducerLinger    time.Duration  `env:"PRODUCER_LINGER" envDefault:"1ms" help:"how long records wait for others under load, in whole milliseconds; a lone client never waits"`
 	Session           Session        `envPrefix:"SESSION_"`
 	Seal              Seal           `envPrefix:"POSTAMT_SECRET_"`
+	Webhook           Webhook        `envPrefix:"WEBHOOK_"`
 	StreamHeartbeat   time.Duration  `env:"STREAM_HEARTBEAT" envDefault:"15s" help:"how often a quiet stream sends a comment"`
 	MonitorInterval   time.Duration  `env:"MONITOR_INTERVAL" envDefault:"15s" help:"how often the monitor asks Kafka for every group's lag"`
 	HealthInterval    time.Duration  `env:"HEALTH_INTERVAL" envDefault:"5s" help:"how often the background checks of /health run"`
@@ -76,6 +79,16 @@ type Session struct {
 	Address     string        `env:"ADDRESS" envDefault:"auto" help:"host:port at which other replicas reach the HTTP API of this one; auto: this machine's address towards Kafka"`
 	MaxWait     time.Duration `env:"MAX_WAIT" envDefault:"30s" help:"longest wait of one read for records"`
 	MaxBytes    int64         `env:"MAX_BYTES" envDefault:"67108864" help:"keys, values and headers in the answer of one read"`
+}
+
+// Webhook says where deliveries may go. What is link-local, metadata of a cloud, multicast or
+// reserved is never called.
+type Webhook struct {
+	Allow        []webhook.Target `env:"ALLOW" envDefault:"none" help:"exceptions to WEBHOOK_DENY: networks (10.0.0.0/8), addresses and hosts (shop.example.com, *.example.com, *), with commas between; a network or an address also allows loopback and this machine's own addresses"`
+	Deny         []webhook.Target `env:"DENY" envDefault:"none" help:"networks, addresses and hosts that no delivery may go to; 10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7 closes private networks, * all that WEBHOOK_ALLOW does not name"`
+	Edge         []string         `env:"EDGE" envDefault:"auto" help:"interfaces (eth0) or networks of this machine that deliveries may go to, since Kafka and metrics are in the others; auto: that of the default route"`
+	RequireHTTPS bool             `env:"REQUIRE_HTTPS" envDefault:"false" help:"refuses endpoints whose url does not begin with https://"`
+	Proxy        string           `env:"PROXY" envDefault:"none" help:"URL of a proxy for all deliveries (http, https, socks5); it then has to check the addresses that names stand for. HTTP_PROXY and the like are ignored"`
 }
 
 // Shutdown configures what happens after SIGTERM.
@@ -151,6 +164,8 @@ func (c *Config) check() error {
 	require(c.RequestTimeout >= time.Second, "REQUEST_TIMEOUT is %v; it must be at least 1s", c.RequestTimeout)
 	require(c.Limits.BatchBytes >= c.Limits.BodyBytes, "MAX_BATCH_BYTES is %d; it must not be below MAX_BODY_BYTES, %d", c.Limits.BatchBytes, c.Limits.BodyBytes)
 	require(c.Limits.InFlightBytes >= c.Limits.BatchBytes, "MAX_IN_FLIGHT_BYTES is %d; it must not be below MAX_BATCH_BYTES, %d", c.Limits.InFlightBytes, c.Limits.BatchBytes)
+	_, err := webhook.ParseProxy(c.Webhook.Proxy)
+	errs = append(errs, err, webhook.CheckEdge(c.Webhook.Edge)) // Join leaves out what is nil
 	leastStreamBytes := int64(c.Limits.StreamRecords)*32 + 9<<20
 	require(c.Limits.StreamBytes >= leastStreamBytes, "MAX_STREAM_BYTES is %d; it must be at least 32 times MAX_STREAM_RECORDS and 9 MiB, %d", c.Limits.StreamBytes, leastStreamBytes)
 	require(c.Limits.BatchBytes <= maxBatchBytes, "MAX_BATCH_BYTES is %d; it must be at most %d", c.Limits.BatchBytes, maxBatchBytes)

@@ -32,6 +32,12 @@ func TestEveryMistakeIsReportedAtOnce(t *testing.T) {
 				"MAX_RECORDS is 0; it must be positive", "MAX_BATCH_BYTES is 1; it must not be below MAX_BODY_BYTES, 1048576", "SHUTDOWN_TIMEOUT is 0s; it must be positive",
 			},
 		},
+		"where deliveries may go": {
+			map[string]string{"WEBHOOK_ALLOW": "10.0.0.0/33", "WEBHOOK_DENY": "http://webshop", "WEBHOOK_EDGE": "eth0:1", "WEBHOOK_PROXY": "proxy:3128"},
+			[]string{
+				`WEBHOOK_ALLOW: "10.0.0.0/33" is neither a network`, `WEBHOOK_DENY: "http://webshop" is neither a network`, `WEBHOOK_EDGE has "eth0:1"; it must be auto`, `WEBHOOK_PROXY is "proxy:3128"; it must be the URL of a proxy`,
+			},
+		},
 		"both": {
 			map[string]string{"REQUEST_TIMEOUT": "soon", "LOG_FORMAT": "xml"},
 			[]string{"REQUEST_TIMEOUT: ", `LOG_FORMAT is "xml"`},
@@ -55,7 +61,7 @@ func TestEveryMistakeIsReportedAtOnce(t *testing.T) {
 }
 
 func TestTableHasEveryVariableWithItsValue(t *testing.T) {
-	cfg, err := Load(map[string]string{"KAFKA_BOOTSTRAP_SERVERS": "a:1, b:2"}) // the space is not of the name
+	cfg, err := Load(map[string]string{"KAFKA_BOOTSTRAP_SERVERS": "a:1, b:2", "WEBHOOK_ALLOW": "10.1.0.0/16, *.Example.com"}) // the space is not of the name
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,8 +69,8 @@ func TestTableHasEveryVariableWithItsValue(t *testing.T) {
 	if err := cfg.WriteTable(&b); err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(b.String(), "a:1,b:2") {
-		t.Errorf("the value in force is not in the table:\n%s", b.String())
+	if !strings.Contains(b.String(), "a:1,b:2") || !strings.Contains(b.String(), " 10.1.0.0/16,*.example.com ") {
+		t.Errorf("the values in force are not in the table:\n%s", b.String())
 	}
 	fields := make(map[string]string)
 	for _, v := range cfg.variables() {

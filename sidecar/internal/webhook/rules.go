@@ -33,7 +33,12 @@ func newRules(o Options) (*rules, error) {
 	if r.networks == nil {
 		r.networks = remembered(networksOf)
 	}
-	for _, entry := range o.Edge {
+	return r, r.setEdge(o.Edge)
+}
+
+// setEdge reads WEBHOOK_EDGE.
+func (r *rules) setEdge(entries []string) error {
+	for _, entry := range entries {
 		entry = strings.TrimSpace(entry)
 		var t Target
 		switch err := t.UnmarshalText([]byte(entry)); {
@@ -43,14 +48,17 @@ func newRules(o Options) (*rules, error) {
 		case err == nil && t.prefix.IsValid():
 			r.edge = append(r.edge, t)
 		case strings.ContainsAny(entry, "/: "):
-			return nil, fmt.Errorf("WEBHOOK_EDGE has %q; it must be auto, or interfaces (eth0) and networks (10.0.0.0/8) with commas between", entry)
+			return fmt.Errorf("WEBHOOK_EDGE has %q; it must be auto, or interfaces (eth0) and networks (10.0.0.0/8) with commas between, or none", entry)
 		default:
 			r.edgeNames = append(r.edgeNames, entry)
 		}
 	}
-	r.edgeAuto = r.edgeAuto || len(o.Edge) == 0
-	return r, nil
+	r.edgeAuto = r.edgeAuto || len(entries) == 0
+	return nil
 }
+
+// CheckEdge tells whether entries can be those of WEBHOOK_EDGE.
+func CheckEdge(entries []string) error { return new(rules).setEdge(entries) }
 
 // dial connects to an endpoint. The address is checked once it is known and before anything is
 // sent to it, so that no answer of a name server gets round the rules.

@@ -210,10 +210,10 @@ func TestNothingIsCalledWhileNetworksAreNotKnown(t *testing.T) {
 
 func TestSettingsThatCannotBeRead(t *testing.T) {
 	for name, o := range map[string]Options{
-		`WEBHOOK_EDGE has "10.0.0.0/64"; it must be auto`:         {Edge: []string{"10.0.0.0/64"}},
-		`WEBHOOK_EDGE has "eth0 eth1"; it must be auto`:           {Edge: []string{"eth0 eth1"}},
-		"WEBHOOK_PROXY: it must be the URL of a proxy":            {Proxy: "proxy:3128"},
-		"WEBHOOK_PROXY: a proxy with a password is not supported": {Proxy: "http://user:pw@proxy:3128"},
+		`WEBHOOK_EDGE has "10.0.0.0/64"; it must be auto`:              {Edge: []string{"10.0.0.0/64"}},
+		`WEBHOOK_EDGE has "eth0 eth1"; it must be auto`:                {Edge: []string{"eth0 eth1"}},
+		`WEBHOOK_PROXY is "proxy:3128"; it must be the URL of a proxy`: {Proxy: "proxy:3128"},
+		"WEBHOOK_PROXY has a user or a password":                       {Proxy: "http://user:pw@proxy:3128"},
 	} {
 		if _, err := New(o); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%+v: the error is %v; want %q", o, err, name)

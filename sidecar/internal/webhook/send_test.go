@@ -419,9 +419,9 @@ func TestReadingAProxysURL(t *testing.T) {
 			t.Errorf("%q is %s, %v; want %s", text, got, err, want)
 		}
 	}
-	for _, text := range []string{"proxy:3128", "ftp://proxy", "http://", "//proxy"} {
-		if u, err := ParseProxy(text); err == nil {
-			t.Errorf("%q is %v", text, u)
+	for _, text := range []string{"proxy:3128", "ftp://proxy", "http://", "//proxy", "http://user:topsecret@proxy", "http://user:topsecret@proxy:x"} {
+		if u, err := ParseProxy(text); err == nil || strings.Contains(err.Error(), "topsecret") {
+			t.Errorf("%q is %v, %v", text, u, err)
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"postamt/sidecar/internal/event"
@@ -63,7 +64,7 @@ func New(o Options) (*Sender, error) {
 	}
 	proxy, err := ParseProxy(o.Proxy)
 	if err != nil {
-		return nil, fmt.Errorf("WEBHOOK_PROXY: %w", err)
+		return nil, err
 	}
 	dialer := net.Dialer{Timeout: dialTimeout, KeepAlive: connectionKeepAlive, Resolver: o.Resolver}
 	t := &http.Transport{
@@ -92,17 +93,17 @@ func New(o Options) (*Sender, error) {
 	return &Sender{transport: t, idle: t.CloseIdleConnections, rules: rules, agent: "postamt/" + o.Version}, nil
 }
 
-// ParseProxy reads the URL of a proxy; "" and "none" are nil.
+// ParseProxy reads WEBHOOK_PROXY; "" and "none" are nil.
 func ParseProxy(text string) (*url.URL, error) {
 	if text == "" || text == "none" {
 		return nil, nil
 	}
 	u, err := url.Parse(text)
 	switch {
+	case err != nil && strings.Contains(text, "@"), err == nil && u.User != nil:
+		return nil, errors.New("WEBHOOK_PROXY has a user or a password, which `postamt config` would show; it must have none: let the proxy know this machine by its address")
 	case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "socks5":
-		return nil, errors.New("it must be the URL of a proxy such as http://proxy:3128 (or https, socks5), or none")
-	case u.User != nil:
-		return nil, errors.New("a proxy with a password is not supported, since settings are shown; let it know this machine by its address")
+		return nil, fmt.Errorf("WEBHOOK_PROXY is %q; it must be the URL of a proxy such as http://proxy:3128 (or https, socks5), or none", text)
 	}
 	return u, nil
 }

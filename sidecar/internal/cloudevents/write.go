@@ -45,6 +45,9 @@ func printable(value []byte) bool {
 
 // Complete tells by its type that a value is already a whole event, or a batch of them.
 func Complete(contentType string) bool {
+	if contentType == ce.ApplicationJSON { // as most are
+		return false
+	}
 	mediaType, _, _ := mime.ParseMediaType(contentType)
 	return strings.HasPrefix(mediaType, "application/cloudevents")
 }

@@ -56,7 +56,8 @@ func (s *Sender) request(ctx context.Context, sub *event.Subscription, a event.A
 		h.set("Content-Type", contentType)
 	}
 	h.set("User-Agent", s.agent)
-	if err := h.sign(sub, a, body); err != nil {
+	id := cloudevents.Encode(a.Origin.ID())
+	if err := h.sign(sub, a, id, body); err != nil {
 		return nil, err
 	}
 	h.set("Kafka-Topic", cloudevents.Encode(a.Origin.Topic))
@@ -127,8 +128,8 @@ func (h *headers) add(name, value string) {
 // sign names the record and signs the body with every secret that is valid. The id is the record's
 // place and never the event's own: that would be its sender's to choose, and receivers that take
 // every id once would lose a record by a second sender's.
-func (h *headers) sign(sub *event.Subscription, a event.Attempt, body []byte) error {
-	id, at := a.Origin.ID(), a.Started
+func (h *headers) sign(sub *event.Subscription, a event.Attempt, id string, body []byte) error {
+	at := a.Started
 	if at.IsZero() {
 		at = time.Now()
 	}
@@ -141,7 +142,7 @@ func (h *headers) sign(sub *event.Subscription, a event.Attempt, body []byte) er
 		if err != nil {
 			return err
 		}
-		signature, err := signer.Sign(cloudevents.Encode(id), at, body)
+		signature, err := signer.Sign(id, at, body)
 		if err != nil {
 			return err
 		}
@@ -153,7 +154,7 @@ func (h *headers) sign(sub *event.Subscription, a event.Attempt, body []byte) er
 	if signatures.Len() == 0 {
 		return errors.New("the subscription has no secret that is valid, and nothing is sent unsigned; POST /subscriptions/" + sub.Name + "/secret makes one")
 	}
-	h.set("Webhook-Id", cloudevents.Encode(id))
+	h.set("Webhook-Id", id)
 	h.set("Webhook-Timestamp", strconv.FormatInt(at.Unix(), 10))
 	h.set("Webhook-Signature", signatures.String())
 	return nil

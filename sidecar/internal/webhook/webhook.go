@@ -148,8 +148,8 @@ const (
 func answer(resp *http.Response, headers map[string]string) event.Outcome {
 	out := event.Outcome{Verdict: verdict(resp.StatusCode), Status: resp.StatusCode}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReadBytes))
-	if err == nil {
-		_, _ = io.CopyN(io.Discard, resp.Body, maxDrainBytes-int64(len(body))) // nobody wants it
+	if err == nil && len(body) == maxReadBytes {
+		_, _ = io.CopyN(io.Discard, resp.Body, maxDrainBytes-maxReadBytes) // nobody wants it
 	}
 	text := redact(string(body), headers)
 	if len(body) == maxReadBytes { // which may have cut a secret in two: drop as much as one can have

@@ -84,7 +84,10 @@ func TestErrorsThroughTraefikHaveOneForm(t *testing.T) {
 		{"GET", "/streams/no-such-topic", 404, 40401, ""},
 		{"GET", "/consumers/g/instances/nobody/records", 404, 40403, ""},
 		{"GET", "/lag?group=no-such-group", 404, 404, ""},
+		{"GET", "/subscriptions/nobody", 404, 404, ""},
+		{"POST", "/subscriptions/nobody/pause", 404, 404, ""},
 		{"GET", "/nowhere", 404, 404, ""},
+		{"GET", "/subscriptionsx", 404, 404, ""},
 		{"POST", "/lagging", 404, 404, ""},
 		{"GET", "/topics/my-topic/nothing", 404, 404, ""},
 		{"DELETE", "/topics/my-topic", 405, 405, "GET, HEAD, POST"},
@@ -92,6 +95,8 @@ func TestErrorsThroughTraefikHaveOneForm(t *testing.T) {
 		{"POST", "/streams/my-topic", 405, 405, "GET"},
 		{"PUT", "/consumers/g", 405, 405, "POST"},
 		{"POST", "/lag", 405, 405, "GET, HEAD"},
+		{"POST", "/subscriptions", 405, 405, "GET, HEAD"},
+		{"POST", "/subscriptions/nobody", 405, 405, "DELETE, GET, HEAD, PUT"},
 	} {
 		body := ""
 		if c.method == "POST" {

@@ -19,10 +19,19 @@ type TopicSpec struct {
 	Partitions  int
 	Replication int
 	Configs     map[string]string // what is set on the topic itself; the rest is the broker's default
+	// Assignments are the brokers of each partition's replicas, the first being preferred as its leader.
+	// With them Partitions and Replication are -1; nil: Kafka places the replicas.
+	Assignments [][]int32
+}
+
+// ConfigChange sets one of a topic's settings, or takes it back to the broker's default.
+type ConfigChange struct {
+	Name  string
+	Value *string // nil: back to the default
 }
 
 // OffsetRange is what a partition's log holds: the records from Start up to, not including,
-// End, the high watermark. Both are -1 where the partition could not be asked.
+// End, the high watermark or the last stable offset. Both are -1 where the partition could not be asked.
 type OffsetRange struct {
 	Start, End int64
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"net/http"
 	"net/url"
@@ -12,7 +13,6 @@ import (
 	"strings"
 
 	"postamt/sidecar/internal/event"
-	"postamt/sidecar/internal/restproxy"
 )
 
 // Admin answers and changes what v3 shows of topics and groups. Its errors are event.Errors.
@@ -25,6 +25,7 @@ type Admin interface {
 	CreateTopic(ctx context.Context, spec event.TopicSpec) error
 	SetPartitions(ctx context.Context, topic string, n int) error
 	DeleteTopic(ctx context.Context, topic string) error
+	ChangeConfigs(ctx context.Context, topic string, changes []event.ConfigChange, validateOnly bool) error
 }
 
 // metadata is of every resource and list of v3.
@@ -160,122 +161,6 @@ func (s *Server) getTopicV3(w http.ResponseWriter, r *http.Request, c cluster) e
 		return err
 	}
 	return s.writeResource(w, r, topicResource(c, t))
-}
-
-// mayChange refuses changes of topics where the configuration does.
-func (s *Server) mayChange() error {
-	if s.opts.AllowTopicChanges {
-		return nil
-	}
-	return event.Errorf(event.Forbidden, 40301, "v3", "topics are declared (compose/topics.yaml) and not made over HTTP; ALLOW_TOPIC_CHANGES=true would allow it")
-}
-
-// change gives the refusal of a change v3's code: 400/40002, with Kafka's explanation.
-func change(err error) error {
-	ee := asError(err)
-	if err == nil || ee.Kind != event.Conflict && ee.Kind != event.Unprocessable {
-		return err
-	}
-	return &event.Error{Kind: event.Invalid, Code: 40002, Op: ee.Op, Msg: ee.Msg, Err: err}
-}
-
-// createTopicV3 serves POST /v3/clusters/{cluster}/topics: 201 with Location, or 200 when
-// validate_only is true; 403/40301 unless ALLOW_TOPIC_CHANGES.
-func (s *Server) createTopicV3(w http.ResponseWriter, r *http.Request, c cluster) error {
-	ctx, cancel := context.WithTimeout(r.Context(), s.opts.RequestTimeout)
-	defer cancel()
-	if err := s.mayChange(); err != nil {
-		return err
-	}
-	body, err := s.v3Body(r)
-	if err != nil {
-		return err
-	}
-	spec, validateOnly, err := restproxy.DecodeNewTopic(body)
-	if err != nil {
-		return err
-	}
-	if event.Own(spec.Name) {
-		return event.Errorf(event.Invalid, 40002, "v3", "topics that begin with _postamt. or __ are not for clients")
-	}
-	create, status := s.Admin.CreateTopic, http.StatusCreated
-	if validateOnly {
-		create, status = s.Admin.CheckNewTopic, http.StatusOK
-	}
-	if err := change(create(ctx, spec)); err != nil {
-		return err
-	}
-	t := event.Topic{Name: spec.Name, Partitions: make([]event.Partition, max(0, spec.Partitions))}
-	if !validateOnly {
-		if t, err = s.Topics.Topic(ctx, spec.Name); err != nil {
-			return err
-		}
-		w.Header().Set("Location", c.base+"/topics/"+escape(spec.Name))
-	}
-	s.writeJSON(w, r, status, "application/json", topicResource(c, t))
-	return nil
-}
-
-// v3Body reads a body that holds settings.
-func (s *Server) v3Body(r *http.Request) ([]byte, error) {
-	if err := checkV3Body(r); err != nil {
-		return nil, err
-	}
-	body, release, err := s.readBody(r, s.opts.Limits.BodyBytes, "MAX_BODY_BYTES")
-	release()
-	return body, err
-}
-
-// patchTopicV3 serves PATCH /v3/clusters/{cluster}/topics/{topic}: {"partitions_count":n} raises
-// their number; 403/40301 unless ALLOW_TOPIC_CHANGES.
-func (s *Server) patchTopicV3(w http.ResponseWriter, r *http.Request, c cluster) error {
-	ctx, cancel := context.WithTimeout(r.Context(), s.opts.RequestTimeout)
-	defer cancel()
-	if err := s.mayChange(); err != nil {
-		return err
-	}
-	body, err := s.v3Body(r)
-	if err != nil {
-		return err
-	}
-	n, err := restproxy.DecodePartitionsCount(body)
-	if err != nil {
-		return err
-	}
-	name := r.PathValue("topic")
-	if _, err := s.Topics.Topic(ctx, name); err != nil {
-		return err
-	}
-	if err := change(s.Admin.SetPartitions(ctx, name, n)); err != nil {
-		return err
-	}
-	t, err := s.Topics.Topic(ctx, name)
-	if err != nil {
-		return err
-	}
-	return s.writeResource(w, r, topicResource(c, t))
-}
-
-// deleteTopicV3 serves DELETE /v3/clusters/{cluster}/topics/{topic}: 204; 403/40301 unless
-// ALLOW_TOPIC_CHANGES.
-func (s *Server) deleteTopicV3(w http.ResponseWriter, r *http.Request, _ cluster) error {
-	ctx, cancel := context.WithTimeout(r.Context(), s.opts.RequestTimeout)
-	defer cancel()
-	if err := s.mayChange(); err != nil {
-		return err
-	}
-	name := r.PathValue("topic")
-	if _, err := s.Topics.Topic(ctx, name); err != nil { // our own are not found, either
-		return err
-	}
-	if err := change(s.Admin.DeleteTopic(ctx, name)); err != nil {
-		return err
-	}
-	if _, err := s.Topics.Topics(ctx); err != nil { // so that this replica knows at once
-		return err
-	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
 }
 
 func configResource(c cluster, topic string, config event.TopicConfig) resource {
@@ -501,11 +386,16 @@ func noGroup(err error) error {
 }
 
 func consumerResource(c cluster, group string, m event.GroupMember) resource {
-	members := resource{"consumer_group_id": group, "consumer_id": m.ID, "instance_id": nil, "client_id": m.Client}
+	path, name := consumerPath(group, m.ID)
+	members := resource{"consumer_group_id": group, "consumer_id": m.ID, "instance_id": nil, "client_id": m.Client, "assignments": c.link(path + "/assignments")}
 	if m.Instance != "" {
 		members["instance_id"] = m.Instance
 	}
-	return c.resource("Consumer", "/consumer-groups/"+escape(group)+"/consumers/"+escape(m.ID), "/consumer-group="+group+"/consumer="+m.ID, members)
+	return c.resource("Consumer", path, name, members)
+}
+
+func consumerPath(group, consumer string) (path, name string) {
+	return "/consumer-groups/" + escape(group) + "/consumers/" + escape(consumer), "/consumer-group=" + group + "/consumer=" + consumer
 }
 
 // listConsumers serves GET …/consumer-groups/{group}/consumers: its members.
@@ -522,18 +412,75 @@ func (s *Server) listConsumers(w http.ResponseWriter, r *http.Request, c cluster
 	return nil
 }
 
-// getConsumer serves GET …/consumer-groups/{group}/consumers/{consumer}.
-func (s *Server) getConsumer(w http.ResponseWriter, r *http.Request, c cluster) error {
+// consumer reads the path's group and its member of the path.
+func (s *Server) consumer(r *http.Request) (group string, m event.GroupMember, err error) {
 	g, err := s.group(r)
 	if err != nil {
-		return err
+		return "", m, err
 	}
 	for _, m := range g.List {
 		if m.ID == r.PathValue("consumer") {
-			return s.writeResource(w, r, consumerResource(c, g.Name, m))
+			return g.Name, m, nil
 		}
 	}
-	return event.Errorf(event.NotFound, codeUnknownV3, "v3", "consumer group %q has no member %q", g.Name, r.PathValue("consumer"))
+	return "", m, event.Errorf(event.NotFound, codeUnknownV3, "v3", "consumer group %q has no member %q", g.Name, r.PathValue("consumer"))
+}
+
+// getConsumer serves GET …/consumer-groups/{group}/consumers/{consumer}.
+func (s *Server) getConsumer(w http.ResponseWriter, r *http.Request, c cluster) error {
+	group, m, err := s.consumer(r)
+	if err != nil {
+		return err
+	}
+	return s.writeResource(w, r, consumerResource(c, group, m))
+}
+
+func assignmentResource(c cluster, group, consumer string, tp event.TopicPartition) resource {
+	path, name := consumerPath(group, consumer)
+	partition, _ := partitionPath(tp.Topic, tp.Partition)
+	return c.resource("ConsumerAssignment", fmt.Sprintf("%s/assignments/%s/partitions/%d", path, escape(tp.Topic), tp.Partition),
+		fmt.Sprintf("%s/assignment=%s/partition=%d", name, tp.Topic, tp.Partition), resource{
+			"consumer_group_id": group, "consumer_id": consumer, "topic_name": tp.Topic, "partition_id": tp.Partition,
+			"partition": c.link(partition), "lag": c.link(lagPath(group, tp)),
+		})
+}
+
+// listAssignments serves GET …/consumers/{consumer}/assignments: the partitions that a member has, in
+// order of topic and partition.
+func (s *Server) listAssignments(w http.ResponseWriter, r *http.Request, c cluster) error {
+	group, m, err := s.consumer(r)
+	if err != nil {
+		return err
+	}
+	var data []resource
+	for _, topic := range slices.Sorted(maps.Keys(m.Assigned)) {
+		if event.Own(topic) {
+			continue
+		}
+		for _, p := range slices.Sorted(slices.Values(m.Assigned[topic])) {
+			data = append(data, assignmentResource(c, group, m.ID, event.TopicPartition{Topic: topic, Partition: p}))
+		}
+	}
+	path, _ := consumerPath(group, m.ID)
+	s.writeList(w, r, "ConsumerAssignment", c.base+path+"/assignments", data)
+	return nil
+}
+
+// getAssignment serves GET …/consumers/{consumer}/assignments/{topic}/partitions/{partition}.
+func (s *Server) getAssignment(w http.ResponseWriter, r *http.Request, c cluster) error {
+	n, err := partitionOf(r)
+	if err != nil {
+		return err
+	}
+	group, m, err := s.consumer(r)
+	if err != nil {
+		return err
+	}
+	tp := event.TopicPartition{Topic: r.PathValue("topic"), Partition: n}
+	if event.Own(tp.Topic) || !slices.Contains(m.Assigned[tp.Topic], n) {
+		return event.Errorf(event.NotFound, codeUnknownV3, "v3", "member %q of consumer group %q does not have partition %d of topic %q", m.ID, group, n, tp.Topic)
+	}
+	return s.writeResource(w, r, assignmentResource(c, group, m.ID, tp))
 }
 
 // lags reads the lags of the path's group, the largest first.
@@ -584,8 +531,9 @@ func lagResource(c cluster, g event.Group, l event.PartitionLag) resource {
 
 // listLags serves GET …/consumer-groups/{group}/lags, the largest first. A partition that the group
 // is to read and has never committed in is among them, with -1 as current_offset and lag. Ends are
-// high watermarks, as in GET /lag: the last stable offset would hide the records of a transaction
-// that hangs. 404/40403 when there is nothing to tell.
+// last stable offsets, as with the REST Proxy: what a reader of committed records can have by now.
+// GET /lag has high watermarks, and so shows what a transaction that hangs holds back. 404/40403 when
+// there is nothing to tell.
 func (s *Server) listLags(w http.ResponseWriter, r *http.Request, c cluster) error {
 	g, lags, err := s.lags(r)
 	if err != nil {

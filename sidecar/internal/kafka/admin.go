@@ -108,14 +108,47 @@ func (a *Admin) BrokerConfig(ctx context.Context, broker int32, name string) (st
 
 // CreateTopic makes a topic. Conflict means that it exists, whoever made it.
 func (a *Admin) CreateTopic(ctx context.Context, spec event.TopicSpec) error {
-	configs := make(map[string]*string, len(spec.Configs))
-	for name, value := range spec.Configs {
-		configs[name] = &value
-	}
-	//nolint:gosec // bootstrap has checked that both fit.
-	resp, err := a.admin.CreateTopic(ctx, int32(spec.Partitions), int16(spec.Replication), configs, spec.Name)
-	return refused("kafka.CreateTopic", "topic "+spec.Name, err, resp.ErrMessage)
+	return a.createTopic(ctx, "kafka.CreateTopic", spec, false)
 }
+
+// CheckNewTopic asks Kafka whether it would make a topic.
+func (a *Admin) CheckNewTopic(ctx context.Context, spec event.TopicSpec) error {
+	return a.createTopic(ctx, "kafka.CheckNewTopic", spec, true)
+}
+
+func (a *Admin) createTopic(ctx context.Context, op string, spec event.TopicSpec, validateOnly bool) error {
+	topic := kmsg.NewCreateTopicsRequestTopic()
+	//nolint:gosec // the caller has checked that both fit.
+	topic.Topic, topic.NumPartitions, topic.ReplicationFactor = spec.Name, int32(spec.Partitions), int16(spec.Replication)
+	for p, brokers := range spec.Assignments {
+		assignment := kmsg.NewCreateTopicsRequestTopicReplicaAssignment()
+		assignment.Partition, assignment.Replicas = int32(p), brokers //nolint:gosec // as above
+		topic.ReplicaAssignment = append(topic.ReplicaAssignment, assignment)
+	}
+	for _, name := range slices.Sorted(maps.Keys(spec.Configs)) {
+		config := kmsg.NewCreateTopicsRequestTopicConfig()
+		config.Name, config.Value = name, new(spec.Configs[name])
+		topic.Configs = append(topic.Configs, config)
+	}
+	req := kmsg.NewPtrCreateTopicsRequest()
+	req.TimeoutMillis, req.ValidateOnly = createTimeoutMillis, validateOnly
+	req.Topics = append(req.Topics, topic)
+	resp, err := req.RequestWith(ctx, a.client)
+	switch {
+	case err != nil:
+		return wrap(op, err)
+	case len(resp.Topics) != 1:
+		return event.Errorf(event.Unavailable, codeUnavailable, op, "Kafka's answer was not of topic %q; repeat the request", spec.Name)
+	}
+	var said string
+	if resp.Topics[0].ErrorMessage != nil {
+		said = *resp.Topics[0].ErrorMessage
+	}
+	return refused(op, "topic "+spec.Name, kerr.ErrorForCode(resp.Topics[0].ErrorCode), said)
+}
+
+// createTimeoutMillis is how long a broker waits until the others know a new topic.
+const createTimeoutMillis = 15_000
 
 // SetPartitions raises the number of a topic's partitions to n. Conflict means that the
 // topic has as many already, or more.
@@ -136,12 +169,33 @@ func (a *Admin) SetTopicConfigs(ctx context.Context, topic string, configs map[s
 	for _, name := range slices.Sorted(maps.Keys(configs)) {
 		alter = append(alter, kadm.AlterConfig{Op: kadm.SetConfig, Name: name, Value: new(configs[name])})
 	}
-	responses, err := a.admin.AlterTopicConfigs(ctx, alter, topic)
-	if err != nil {
-		return wrap(op, err)
+	return altered(op, topic)(a.admin.AlterTopicConfigs(ctx, alter, topic))
+}
+
+// ChangeConfigs changes some of a topic's settings, all of them or none, or asks whether Kafka would.
+func (a *Admin) ChangeConfigs(ctx context.Context, topic string, changes []event.ConfigChange, validateOnly bool) error {
+	alter := make([]kadm.AlterConfig, len(changes))
+	for i, c := range changes {
+		alter[i] = kadm.AlterConfig{Op: kadm.SetConfig, Name: c.Name, Value: c.Value}
+		if c.Value == nil {
+			alter[i].Op = kadm.DeleteConfig
+		}
 	}
-	resp, err := responses.On(topic, nil)
-	return refused(op, "topic "+topic, cmp.Or(err, resp.Err), resp.ErrMessage)
+	change := a.admin.AlterTopicConfigs
+	if validateOnly {
+		change = a.admin.ValidateAlterTopicConfigs
+	}
+	return altered("kafka.ChangeConfigs", topic)(change(ctx, alter, topic))
+}
+
+func altered(op, topic string) func(kadm.AlterConfigsResponses, error) error {
+	return func(responses kadm.AlterConfigsResponses, err error) error {
+		if err != nil {
+			return wrap(op, err)
+		}
+		resp, err := responses.On(topic, nil)
+		return refused(op, "topic "+topic, cmp.Or(err, resp.Err), resp.ErrMessage)
+	}
 }
 
 // refused gives what Kafka answers to a change its kind. said is Kafka's own explanation,
@@ -159,7 +213,7 @@ func refused(op, what string, err error, said string) error {
 	case errors.Is(ke, kerr.TopicAlreadyExists), errors.Is(ke, kerr.InvalidPartitions), errors.Is(ke, kerr.ReassignmentInProgress):
 		kind = event.Conflict
 	case errors.Is(ke, kerr.InvalidTopicException), errors.Is(ke, kerr.InvalidReplicationFactor), errors.Is(ke, kerr.InvalidConfig),
-		errors.Is(ke, kerr.InvalidRequest), errors.Is(ke, kerr.PolicyViolation):
+		errors.Is(ke, kerr.InvalidRequest), errors.Is(ke, kerr.PolicyViolation), errors.Is(ke, kerr.InvalidReplicaAssignment):
 		kind = event.Unprocessable
 	case errors.Is(ke, kerr.TopicAuthorizationFailed), errors.Is(ke, kerr.ClusterAuthorizationFailed):
 		kind, said = event.Internal, said+" (check this service's ACLs)"
@@ -370,22 +424,36 @@ func committedOffsets(topics []kmsg.OffsetFetchResponseGroupTopic) map[string][]
 }
 
 // Offsets reads where the logs of the topics' partitions start and end, by topic and
-// partition number. A partition without a leader, or whose leader does not answer, has -1.
-// It is an error when no partition could be asked.
+// partition number; the end is the high watermark. A partition without a leader, or whose leader
+// does not answer, has -1. It is an error when no partition could be asked.
 func (a *Admin) Offsets(ctx context.Context, topics []event.TopicState) (map[string][]event.OffsetRange, error) {
+	return a.offsets(ctx, topics, readUncommitted)
+}
+
+// StableOffsets is Offsets with the last stable offset as the end: what follows it belongs to, or
+// waits for, a transaction that has not ended.
+func (a *Admin) StableOffsets(ctx context.Context, topics []event.TopicState) (map[string][]event.OffsetRange, error) {
+	return a.offsets(ctx, topics, readCommitted)
+}
+
+// Kafka's numbers for isolation levels.
+const readUncommitted, readCommitted int8 = 0, 1
+
+func (a *Admin) offsets(ctx context.Context, topics []event.TopicState, isolation int8) (map[string][]event.OffsetRange, error) {
 	offsets := make(map[string][]event.OffsetRange, len(topics))
 	for _, t := range topics {
 		offsets[t.Name] = slices.Repeat([]event.OffsetRange{{Start: -1, End: -1}}, len(t.Partitions))
 	}
 	const earliest, latest = -2, -1 // ListOffsets' names for the start and the end of the log
-	if err := a.listOffsets(ctx, topics, earliest, func(t string, p int32, offset int64) { offsets[t][p].Start = offset }); err != nil {
+	if err := a.listOffsets(ctx, topics, earliest, isolation, func(t string, p int32, offset int64) { offsets[t][p].Start = offset }); err != nil {
 		return nil, err
 	}
-	return offsets, a.listOffsets(ctx, topics, latest, func(t string, p int32, offset int64) { offsets[t][p].End = offset })
+	return offsets, a.listOffsets(ctx, topics, latest, isolation, func(t string, p int32, offset int64) { offsets[t][p].End = offset })
 }
 
-func (a *Admin) listOffsets(ctx context.Context, topics []event.TopicState, at int64, found func(topic string, partition int32, offset int64)) error {
+func (a *Admin) listOffsets(ctx context.Context, topics []event.TopicState, at int64, isolation int8, found func(topic string, partition int32, offset int64)) error {
 	req := kmsg.NewPtrListOffsetsRequest()
+	req.IsolationLevel = isolation
 	known := make(map[string]int, len(topics))
 	for _, t := range topics {
 		rt := kmsg.NewListOffsetsRequestTopic()

@@ -151,21 +151,6 @@ func (a *Admin) DeleteTopic(ctx context.Context, topic string) error {
 	return refused(op, "topic "+topic, cmp.Or(err, resp.Err), resp.ErrMessage)
 }
 
-// CheckNewTopic asks Kafka whether it would make a topic.
-func (a *Admin) CheckNewTopic(ctx context.Context, spec event.TopicSpec) error {
-	configs := make(map[string]*string, len(spec.Configs))
-	for name, value := range spec.Configs {
-		configs[name] = &value
-	}
-	//nolint:gosec // the caller has checked that both fit.
-	responses, err := a.admin.ValidateCreateTopics(ctx, int32(spec.Partitions), int16(spec.Replication), configs, spec.Name)
-	if err != nil {
-		return wrap("kafka.CheckNewTopic", err)
-	}
-	resp, err := responses.On(spec.Name, nil)
-	return refused("kafka.CheckNewTopic", "topic "+spec.Name, cmp.Or(err, resp.Err), resp.ErrMessage)
-}
-
 // ConfigsOf tells every setting of a topic that is in force.
 func (a *Admin) ConfigsOf(ctx context.Context, topic string) ([]event.TopicConfig, error) {
 	const op = "kafka.ConfigsOf"

@@ -16,6 +16,8 @@ import (
 type GroupSource interface {
 	Source
 	Group(ctx context.Context, name string) (event.Group, error)
+	// StableOffsets are Offsets that end at the last stable offset.
+	StableOffsets(ctx context.Context, topics []event.TopicState) (map[string][]event.OffsetRange, error)
 }
 
 const (
@@ -26,8 +28,8 @@ const (
 	askTimeout = 10 * time.Second
 )
 
-// Asker tells the lag of one group when it is asked, as a Collector does for all of them. It
-// remembers nothing for longer than a second, and so reads one record for each partition that is
+// Asker tells the lag of one group when it is asked, as a Collector does for all of them, but that
+// its ends are last stable offsets (read_committed): what a client could read now. It remembers nothing for longer than a second, and so reads one record for each partition that is
 // behind to tell the seconds. It is safe for concurrent use.
 type Asker struct {
 	source GroupSource
@@ -110,9 +112,9 @@ func (a *Asker) ask(ctx context.Context, name string) (answer, error) {
 	return got, nil
 }
 
-// oneGroup is a Source that knows one group and its topics.
+// oneGroup is a Source that knows one group and its topics, whose ends are stable.
 type oneGroup struct {
-	Source
+	GroupSource
 	group event.GroupState
 }
 
@@ -121,8 +123,12 @@ func (o oneGroup) Groups(context.Context) ([]event.GroupState, error) {
 }
 
 func (o oneGroup) Cluster(ctx context.Context) (event.ClusterState, error) {
-	state, err := o.Source.Cluster(ctx)
+	state, err := o.GroupSource.Cluster(ctx)
 	topics := topicsOf(o.group)
 	state.Topics = slices.DeleteFunc(state.Topics, func(t event.TopicState) bool { return !slices.Contains(topics, t.Name) })
 	return state, err
+}
+
+func (o oneGroup) Offsets(ctx context.Context, topics []event.TopicState) (map[string][]event.OffsetRange, error) {
+	return o.StableOffsets(ctx, topics)
 }

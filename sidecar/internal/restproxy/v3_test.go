@@ -39,5 +39,6 @@ func FuzzDecodeV3(f *testing.F) {
 		_, _ = DecodeV3Batch(text, 10)
 		_, _, _ = DecodeNewTopic(text)
 		_, _ = DecodePartitionsCount(text)
+		_, _, _ = DecodeConfigChanges(text)
 	})
 }

@@ -15,6 +15,7 @@ KNOWN = {
     "partition": (r"[0-9]{1,9}", [0, 1, 2]),
     "group": (r"[^\x00-\x20/\x7f\ufffd]{1,249}", ["shop"]),
     "instance": (r"[^\x00-\x20/\x7f\ufffd]{1,249}", ["shop-1"]),
+    "subscription": (r"[a-z0-9][a-z0-9-]{0,62}", ["webshop"]),
 }
 
 
@@ -31,12 +32,14 @@ def map_path_parameters(context, path_parameters):
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    """Asks for the cluster that there is in place of the examples', and keeps the instance that
-    ./scripts/test has made."""
+    """Asks for the cluster that there is in place of the examples', and keeps the instance and the
+    subscription that ./scripts/test has made."""
     if (case.path_parameters or {}).get("cluster") == "AAAA":
         case.path_parameters["cluster"] = os.environ["CLUSTER_ID"]
     if case.method == "DELETE" and case.path.endswith("/instances/{instance}") and case.path_parameters.get("instance") == "shop-1":
         case.path_parameters["instance"] = "another"
+    if case.method == "DELETE" and case.path == "/subscriptions/{subscription}" and case.path_parameters.get("subscription") == "webshop":
+        case.path_parameters["subscription"] = "another"
 
 
 @schemathesis.serializer("application/x-ndjson")

@@ -73,7 +73,7 @@ func (s *Server) writeSubscription(w http.ResponseWriter, r *http.Request, statu
 	s.writeJSON(w, r, status, "application/json", body)
 }
 
-// putSubscription serves PUT /subscriptions/{name}.
+// putSubscription serves PUT /subscriptions/{subscription}.
 //
 //	200 changed, or as it was   201 made, with its secret   400 not JSON   403 there is no key for secrets
 //	412 not as If-Match or If-None-Match wants it           422 what is not allowed, all of it
@@ -91,7 +91,7 @@ func (s *Server) putSubscription(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	stored, created, err := s.Subscriptions.Put(r.Context(), r.PathValue("name"), settings, condition)
+	stored, created, err := s.Subscriptions.Put(r.Context(), r.PathValue("subscription"), settings, condition)
 	if err != nil {
 		return err
 	}
@@ -103,9 +103,9 @@ func (s *Server) putSubscription(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// showSubscription serves GET /subscriptions/{name}: its settings, and why nothing moves.
+// showSubscription serves GET /subscriptions/{subscription}: its settings, and why nothing moves.
 func (s *Server) showSubscription(w http.ResponseWriter, r *http.Request) error {
-	stored, err := s.Subscriptions.Get(r.Context(), r.PathValue("name"))
+	stored, err := s.Subscriptions.Get(r.Context(), r.PathValue("subscription"))
 	if err != nil {
 		return err
 	}
@@ -137,13 +137,13 @@ func (s *Server) listSubscriptions(w http.ResponseWriter, r *http.Request) error
 	return nil
 }
 
-// deleteSubscription serves DELETE /subscriptions/{name}: 204.
+// deleteSubscription serves DELETE /subscriptions/{subscription}: 204.
 func (s *Server) deleteSubscription(w http.ResponseWriter, r *http.Request) error {
 	condition, err := conditionOf(r)
 	if err != nil {
 		return err
 	}
-	if err := s.Subscriptions.Delete(r.Context(), r.PathValue("name"), condition); err != nil {
+	if err := s.Subscriptions.Delete(r.Context(), r.PathValue("subscription"), condition); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -153,7 +153,7 @@ func (s *Server) deleteSubscription(w http.ResponseWriter, r *http.Request) erro
 // setState serves POST …/pause and …/resume.
 func (s *Server) setState(state event.State) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		stored, err := s.Subscriptions.SetState(r.Context(), r.PathValue("name"), state)
+		stored, err := s.Subscriptions.SetState(r.Context(), r.PathValue("subscription"), state)
 		if err != nil {
 			return err
 		}
@@ -172,7 +172,7 @@ func (s *Server) replaySubscription(w http.ResponseWriter, r *http.Request) erro
 	if err != nil {
 		return err
 	}
-	stored, err := s.Subscriptions.Replay(r.Context(), r.PathValue("name"), to)
+	stored, err := s.Subscriptions.Replay(r.Context(), r.PathValue("subscription"), to)
 	if err != nil {
 		return err
 	}
@@ -190,7 +190,7 @@ func (s *Server) rotateSecret(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	key, until, err := s.Subscriptions.Rotate(r.Context(), r.PathValue("name"), secret)
+	key, until, err := s.Subscriptions.Rotate(r.Context(), r.PathValue("subscription"), secret)
 	if err != nil {
 		return err
 	}
@@ -256,16 +256,15 @@ func tagsOf(r *http.Request, name string) (*tags, error) {
 		return t, nil
 	}
 	for rest := text; ; {
-		rest = strings.TrimLeft(rest, " \t,")
-		if rest == "" {
-			break
+		if rest = strings.TrimLeft(rest, " \t,"); rest == "" && len(t.strong)+len(t.weak) > 0 {
+			return t, nil
 		}
 		tag, weak := strings.CutPrefix(rest, "W/")
 		quoted, opened := strings.CutPrefix(tag, `"`)
 		value, after, closed := strings.Cut(quoted, `"`)
 		after = strings.TrimLeft(after, " \t")
 		if !opened || !closed || after != "" && after[0] != ',' {
-			return nil, event.Errorf(event.Invalid, 0, "condition", `%s is %s; it must be * or ETags in quotes, as "abc"`, name, text)
+			return nil, event.Errorf(event.Invalid, 0, "condition", `%s is %q; it must be * or ETags in quotes, as "abc"`, name, text)
 		}
 		if weak {
 			t.weak = append(t.weak, value)
@@ -274,5 +273,4 @@ func tagsOf(r *http.Request, name string) (*tags, error) {
 		}
 		rest = after
 	}
-	return t, nil
 }

@@ -148,7 +148,7 @@ type attemptBody struct {
 // testSubscription serves POST …/test: what the endpoint answers to a signed sample. It is not
 // delivered again, and decides nothing.
 func (s *Server) testSubscription(w http.ResponseWriter, r *http.Request) error {
-	stored, err := s.Subscriptions.Readable(r.Context(), r.PathValue("name"))
+	stored, err := s.Subscriptions.Readable(r.Context(), r.PathValue("subscription"))
 	if err != nil {
 		return err
 	}
@@ -159,7 +159,7 @@ func (s *Server) testSubscription(w http.ResponseWriter, r *http.Request) error 
 
 // listAttempts serves GET …/attempts: the newest of each replica.
 func (s *Server) listAttempts(w http.ResponseWriter, r *http.Request) error {
-	stored, err := s.Subscriptions.Get(r.Context(), r.PathValue("name"))
+	stored, err := s.Subscriptions.Get(r.Context(), r.PathValue("subscription"))
 	if err != nil {
 		return err
 	}
@@ -187,7 +187,7 @@ func (s *Server) skipRecord(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	stored, err := s.Subscriptions.Readable(r.Context(), r.PathValue("name"))
+	stored, err := s.Subscriptions.Readable(r.Context(), r.PathValue("subscription"))
 	if err != nil {
 		return err
 	}
@@ -204,7 +204,7 @@ func (s *Server) redrive(w http.ResponseWriter, r *http.Request) error {
 		status, err := s.Deliveries.Status(r.Context(), sub)
 		return status.Redrive != nil && status.Redrive.Running, err
 	}
-	letters, err := s.Subscriptions.Redrive(r.Context(), r.PathValue("name"), running)
+	letters, err := s.Subscriptions.Redrive(r.Context(), r.PathValue("subscription"), running)
 	if err != nil {
 		return err
 	}
@@ -257,7 +257,7 @@ func (s *Server) listDeadLetters(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	stored, err := s.Subscriptions.Readable(r.Context(), r.PathValue("name"))
+	stored, err := s.Subscriptions.Readable(r.Context(), r.PathValue("subscription"))
 	if err != nil {
 		return err
 	}

@@ -99,11 +99,11 @@ func DecodeSettings(body []byte) (Settings, error) {
 				"max":          func(v value) { v.duration(minRetry, maxRetry, &s.Retry.Max) },
 				"max_attempts": func(v value) { v.integer(1, maxAttempts, &s.Retry.MaxAttempts) },
 				"give_up_after": func(v value) {
-					if string(v.text) == `"0"` || string(v.text) == `"0s"` {
+					if string(v.text) == `"0s"` { // never
 						s.Retry.GiveUpAfter = 0
-						return
+					} else {
+						v.duration(minGiveUp, maxGiveUp, &s.Retry.GiveUpAfter)
 					}
-					v.duration(minGiveUp, maxGiveUp, &s.Retry.GiveUpAfter)
 				},
 			})
 		},
@@ -185,6 +185,9 @@ func (v value) rate() string {
 	return text
 }
 
+// durations are what Go writes, of what it reads.
+var durations = regexp.MustCompile(`^([0-9]{1,12}(ms|s|m|h)){1,4}$`)
+
 func (v value) duration(least, most time.Duration, into *time.Duration) {
 	want := fmt.Sprintf("a duration from %s to %s, such as 15s", durationText(least), durationText(most))
 	text, ok := v.string(want)
@@ -192,15 +195,18 @@ func (v value) duration(least, most time.Duration, into *time.Duration) {
 		return
 	}
 	d, err := time.ParseDuration(text)
-	if err != nil || d < least || d > most {
+	if err != nil || d < least || d > most || !durations.MatchString(text) {
 		v.wrong(want)
 		return
 	}
 	*into = d
 }
 
-// durationText is shorter than Go's: 5m for 5m0s.
+// durationText is shorter than Go's, 5m for 5m0s, and has no fractions.
 func durationText(d time.Duration) string {
+	if d%time.Second != 0 {
+		return strconv.FormatInt(d.Milliseconds(), 10) + "ms"
+	}
 	text := d.String()
 	if strings.HasSuffix(text, "m0s") {
 		text = strings.TrimSuffix(text, "0s")

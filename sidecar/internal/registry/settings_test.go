@@ -145,12 +145,12 @@ func TestSmallBodies(t *testing.T) {
 
 func TestDurationsAreShort(t *testing.T) {
 	for d, want := range map[time.Duration]string{
-		0: "0s", 15 * time.Second: "15s", 5 * time.Minute: "5m", 96 * time.Hour: "96h", 90 * time.Minute: "1h30m", 100 * time.Millisecond: "100ms", time.Hour + time.Second: "1h0m1s",
+		0: "0s", 15 * time.Second: "15s", 5 * time.Minute: "5m", 96 * time.Hour: "96h", 90 * time.Minute: "1h30m", 100 * time.Millisecond: "100ms", 1500 * time.Millisecond: "1500ms", 8760*time.Hour - time.Millisecond: "31535999999ms", time.Hour + time.Second: "1h0m1s",
 	} {
 		if got := durationText(d); got != want {
 			t.Errorf("%v is written %s; want %s", d, got, want)
 		}
-		if back, err := time.ParseDuration(durationText(d)); err != nil || back != d {
+		if back, err := time.ParseDuration(durationText(d)); err != nil || back != d || !durations.MatchString(durationText(d)) {
 			t.Errorf("%v is read back as %v, %v", d, back, err)
 		}
 	}
@@ -160,7 +160,7 @@ func TestDurationsAreShort(t *testing.T) {
 func FuzzDecodeSettings(f *testing.F) {
 	for _, body := range []string{
 		webshop, `{}`, `[]`, `{"topics":["a",null],"retry":{"initial":"1s","initial":"2s"},"headers":{"":"","a":null}}`,
-		`{"topics":["a"],"url":"http://x","from":"2026-11-22T10:00:00+01:00","filter":"data.amount > 50","ordering":"none","max_in_flight":1e2,"rate_limit":"50/m","timeout":"1m0s","format":"structured","headers":{"X":"\u0000"},"retry":{"initial":"1s","max":"1h","max_attempts":1,"give_up_after":"0"},"dead_letters":"d","secret":"whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"}`,
+		`{"topics":["a"],"url":"http://x","from":"2026-11-22T10:00:00+01:00","filter":"data.amount > 50","ordering":"none","max_in_flight":1e2,"rate_limit":"50/m","timeout":"1m1500ms","format":"structured","headers":{"X":"\u0000"},"retry":{"initial":"1s","max":"1h","max_attempts":1,"give_up_after":"0s"},"dead_letters":"d","secret":"whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"}`,
 	} {
 		f.Add([]byte(body))
 	}

@@ -105,15 +105,15 @@ func (e *Engine) Assign(tp event.TopicPartition, committed event.Commit, now tim
 
 // Offer gives records that were read, of each partition in the order of their offsets. Those of
 // partitions that are not this engine's, or are sealed, are left out: their next owner reads them.
-func (e *Engine) Offer(records []event.Record, now time.Time) {
+func (e *Engine) Offer(records []event.Record) {
 	for i := range records {
-		e.OfferOne(records[i], event.OriginOf(&records[i]), 0, now)
+		e.OfferOne(records[i], event.OriginOf(&records[i]), 0)
 	}
 }
 
 // OfferOne gives one record. earlier is how many attempts have been made for it before it came
 // here, as a dead letter tells.
-func (e *Engine) OfferOne(r event.Record, origin event.Origin, earlier int, _ time.Time) {
+func (e *Engine) OfferOne(r event.Record, origin event.Origin, earlier int) {
 	p := e.partitions[event.TopicPartition{Topic: r.Topic, Partition: r.Partition}]
 	if p == nil || p.sealed {
 		return

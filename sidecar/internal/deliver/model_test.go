@@ -19,7 +19,7 @@ import (
 // take. Time is simulated. A seed that fails prints all that happened; `go test -run Model/SEED
 // ./sidecar/internal/deliver -args -seed SEED` repeats it.
 var (
-	seeds   = flag.Int("seeds", 2000, "how many worlds the model test runs")
+	seeds   = flag.Int("seeds", 300, "how many worlds the model test runs")
 	oneSeed = flag.Uint64("seed", 0, "the one world to run, and to tell about")
 )
 
@@ -546,14 +546,14 @@ func (w *world) fetch() {
 		}
 		if len(batch) > 0 {
 			r.read[tp] = batch[len(batch)-1].Offset + 1
-			r.engine.Offer(batch, w.now)
+			r.engine.Offer(batch)
 			r.pump()
 		}
 		r.checkWindow(tp, most)
 	}
 	every := 200 * time.Millisecond
 	if w.now.Sub(w.start) > time.Hour { // days of nothing are not worth the time
-		every = time.Duration(w.rnd.Int64N(int64(time.Minute)))
+		every = time.Duration(w.rnd.Int64N(int64(2 * time.Minute)))
 	}
 	w.after(every, w.fetch)
 }
@@ -582,7 +582,7 @@ func (w *world) commit() {
 	}
 	every := 200 * time.Millisecond
 	if w.now.Sub(w.start) > time.Hour {
-		every = time.Duration(w.rnd.Int64N(int64(10 * time.Second)))
+		every = time.Duration(w.rnd.Int64N(int64(time.Minute)))
 	}
 	w.after(every, w.commit)
 }

@@ -38,10 +38,10 @@ type attempted struct {
 	first            time.Time // to the second
 }
 
-// Progress is what may be committed of a partition.
+// Progress is what may be committed of a partition, if that has changed since Committed.
 func (e *Engine) Progress(tp event.TopicPartition) (c event.Commit, changed bool) {
 	p := e.partitions[tp]
-	if p == nil {
+	if p == nil || !p.dirty {
 		return event.Commit{}, false
 	}
 	base := p.base()
@@ -62,7 +62,7 @@ func (e *Engine) Progress(tp event.TopicPartition) (c event.Commit, changed bool
 	if len(bitmap) > 0 || len(all) > 0 {
 		c.Metadata = progressVersion + base64.RawStdEncoding.EncodeToString(b)
 	}
-	return c, p.dirty
+	return c, true
 }
 
 // Committed says that a commit was made of what Progress gave; Uncommitted, that it was not.

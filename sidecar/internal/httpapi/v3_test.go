@@ -225,6 +225,10 @@ func TestErrorsOfV3(t *testing.T) {
 		{"POST", c + "/topics", `{"topic_name":"new"}`, []string{plainJSON}, 403, 40301, "ALLOW_TOPIC_CHANGES=true"},
 		{"PATCH", b, `{"partitions_count":3}`, []string{plainJSON}, 403, 40301, "ALLOW_TOPIC_CHANGES=true"},
 		{"DELETE", b, "", nil, 403, 40301, "ALLOW_TOPIC_CHANGES=true"},
+		{"POST", b + "/configs:alter", `{"data":[{"name":"retention.ms","value":"1"}]}`, []string{plainJSON}, 403, 40301, "ALLOW_TOPIC_CHANGES=true"},
+		{"GET", c + "/consumer-groups/nobody/consumers/c/assignments", "", nil, 404, 40403, ""},
+		{"GET", c + "/consumer-groups/nobody/consumers/c/assignments/a/partitions/0", "", nil, 404, 40403, ""},
+		{"GET", c + "/consumer-groups/nobody/consumers/c/assignments/a/partitions/x", "", nil, 404, 40402, ""},
 	} {
 		got := s.do(tc.method, tc.path, tc.body, tc.headers...)
 		if got.status != tc.status || got.code(t) != tc.code || !strings.Contains(got.body, strings.ReplaceAll(tc.says, `"`, `\"`)) {
@@ -490,6 +494,20 @@ func TestTopicsAreChangedWhereThatIsAllowed(t *testing.T) {
 			t.Errorf("grow %s: %d %s; want %d", body, got.status, got.body, want)
 		}
 	}
+	fault := s.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.CreateTopics}, Err: kerr.InvalidReplicaAssignment, Count: -1}) // kfake takes any
+	if got := s.do("POST", topics, `{"topic_name":"x","replicas_assignments":{"0":[7]}}`, plainJSON); got.code(t) != 40002 {
+		t.Errorf("replicas on a broker that there is not: %d %s", got.status, got.body)
+	}
+	fault.Remove()
+	for _, validate := range []string{"true", "false"} {
+		got := s.do("POST", topics, `{"topic_name":"placed","replicas_assignments":{"0":[0],"1":[0]},"validate_only":`+validate+`}`, plainJSON)
+		if got.status/100 != 2 || !strings.Contains(got.body, `"partitions_count":2`) || !strings.Contains(got.body, `"replication_factor":1`) {
+			t.Errorf("replicas that are placed by hand, validate_only %s: %d %s", validate, got.status, got.body)
+		}
+	}
+	if got := s.do("GET", topics+"/placed/partitions/1/replicas/0", ""); got.status != 200 {
+		t.Errorf("where they are: %d %s", got.status, got.body)
+	}
 	if got := s.do("PATCH", topics+"/nowhere", `{"partitions_count":2}`, plainJSON); got.code(t) != 40403 {
 		t.Errorf("grow what is not there: %d %s", got.status, got.body)
 	}
@@ -501,5 +519,112 @@ func TestTopicsAreChangedWhereThatIsAllowed(t *testing.T) {
 		if got := s.do("DELETE", topics+"/"+topic, ""); got.code(t) != 40403 {
 			t.Errorf("delete %s: %d %s", topic, got.status, got.body)
 		}
+	}
+}
+
+func TestSettingsAreChangedWhereThatIsAllowed(t *testing.T) {
+	t.Parallel()
+	s := serve(t, map[string]string{"ALLOW_TOPIC_CHANGES": "true"})
+	b := s.v3() + "/topics/b"
+	value := func(name string) string {
+		var setting struct {
+			Value   string
+			Default bool `json:"is_default"`
+		}
+		got := s.do("GET", b+"/configs/"+name, "")
+		if err := json.Unmarshal([]byte(got.body), &setting); err != nil {
+			t.Fatal(err)
+		}
+		if setting.Default {
+			return "default"
+		}
+		return setting.Value
+	}
+	alter := func(body string) answer { return s.do("POST", b+"/configs:alter", body, plainJSON) }
+	const two = `{"data":[{"name":"retention.ms","value":"1000"},{"name":"cleanup.policy","value":"compact","operation":"SET"}]`
+	alter(two+`,"validate_only":true}`).want(t, "validate_only", 204, "")
+	if got := value("retention.ms"); got != "default" {
+		t.Errorf("retention.ms is %s after validate_only", got)
+	}
+	alter(two+`}`).want(t, "two settings", 204, "")
+	if ms, policy := value("retention.ms"), value("cleanup.policy"); ms != "1000" || policy != "compact" {
+		t.Errorf("retention.ms is %s, cleanup.policy %s", ms, policy)
+	}
+	alter(`{"data":[{"name":"retention.ms","operation":"DELETE"}]}`).want(t, "back to the default", 204, "")
+	if ms, policy := value("retention.ms"), value("cleanup.policy"); ms != "default" || policy != "compact" {
+		t.Errorf("retention.ms is %s, cleanup.policy %s; want the default, compact", ms, policy)
+	}
+	for body, want := range map[string]int{
+		`{"data":[{"name":"retention.ms","value":"2"},{"name":"nothing","value":"1"}]}`: 40403,
+		`{"data":[]}`: 422, `{`: 400,
+	} {
+		if got := alter(body); got.code(t) != want {
+			t.Errorf("%s: %d %s; want %d", body, got.status, got.body, want)
+		}
+	}
+	if got := value("retention.ms"); got != "default" {
+		t.Errorf("retention.ms is %s after changes that were refused", got)
+	}
+	fault := s.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.IncrementalAlterConfigs}, Err: kerr.InvalidConfig, Count: -1}) // kfake takes any
+	if got := alter(`{"data":[{"name":"retention.ms","value":"x"}]}`); got.code(t) != 40002 {
+		t.Errorf("what Kafka does not take: %d %s", got.status, got.body)
+	}
+	fault.Remove()
+	for _, topic := range []string{"nowhere", "_postamt.own", "__consumer_offsets"} {
+		if got := s.do("POST", s.v3()+"/topics/"+topic+"/configs:alter", two+"}", plainJSON); got.code(t) != 40403 {
+			t.Errorf("settings of %s: %d %s", topic, got.status, got.body)
+		}
+	}
+}
+
+func TestV3ShowsWhatAMemberHas(t *testing.T) {
+	t.Parallel()
+	s := serve(t, nil)
+	c := s.v3()
+	base := s.joined("/consumers/g", "c", `"auto.offset.reset":"earliest"`, "a")
+	eventually(t, "the session has partitions", func() bool {
+		s.do("GET", base+"/records?timeout=100", "")
+		return strings.Count(s.do("GET", base+"/assignments", "").body, `"partition":`) == 3
+	})
+	var members struct {
+		Data []struct {
+			ID          string `json:"consumer_id"`
+			Assignments struct{ Related string }
+		}
+	}
+	if err := json.Unmarshal([]byte(s.do("GET", c+"/consumer-groups/g/consumers", "").body), &members); err != nil || len(members.Data) != 1 {
+		t.Fatalf("%v: %+v", err, members)
+	}
+	path := strings.TrimPrefix(members.Data[0].Assignments.Related, s.api)
+	var list struct {
+		Data []struct {
+			Topic     string `json:"topic_name"`
+			Partition int32  `json:"partition_id"`
+			Group     string `json:"consumer_group_id"`
+			Consumer  string `json:"consumer_id"`
+			Metadata  struct {
+				Self string
+				Name string `json:"resource_name"`
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(s.do("GET", path, "").body), &list); err != nil || len(list.Data) != 3 {
+		t.Fatalf("%v: %+v", err, list)
+	}
+	for i, is := range list.Data {
+		self := fmt.Sprintf("%s%s/a/partitions/%d", s.api, path, i)
+		name := fmt.Sprintf("crn:///kafka=%s/consumer-group=g/consumer=%s/assignment=a/partition=%d", c[13:], members.Data[0].ID, i)
+		if is.Topic != "a" || is.Partition != int32(i) || is.Group != "g" || is.Consumer != members.Data[0].ID || is.Metadata.Self != self || is.Metadata.Name != name {
+			t.Errorf("assignment %d is %+v; want %s, %s", i, is, self, name)
+		}
+	}
+	s.do("GET", path+"/a/partitions/2", "").want(t, "one of them", 200, "")
+	for _, other := range []string{"/a/partitions/3", "/b/partitions/0", "/nowhere/partitions/0", "/_postamt.own/partitions/0"} {
+		if got := s.do("GET", path+other, ""); got.code(t) != 40403 {
+			t.Errorf("%s: %d %s", other, got.status, got.body)
+		}
+	}
+	if got := s.do("GET", c+"/consumer-groups/g/consumers/nobody/assignments", ""); got.code(t) != 40403 {
+		t.Errorf("nobody's: %d %s", got.status, got.body)
 	}
 }

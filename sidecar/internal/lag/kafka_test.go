@@ -3,6 +3,7 @@ package lag_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"testing"
 	"time"
 
@@ -103,6 +104,56 @@ func TestLagOnKafka(t *testing.T) {
 	}
 	if behind, _ := group("behind"); behind.Lag > 0 {
 		t.Errorf("behind in a topic that is deleted: %+v", behind)
+	}
+}
+
+// What is in a transaction that has not ended is lag for the monitor, and not for who asks.
+func TestTheEndOfAnAskedLagIsStable(t *testing.T) {
+	client, source := start(t, kfake.NumBrokers(1), kfake.SeedTopics(1, "a"))
+	for range 2 {
+		if err := client.ProduceSync(t.Context(), &kgo.Record{Topic: "a"}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	writer, err := kgo.NewClient(append(client.Opts(), kgo.TransactionalID("t"))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer writer.Close()
+	if err := writer.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if err := writer.ProduceSync(t.Context(), &kgo.Record{Topic: "a"}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := kadm.NewClient(client).CommitAllOffsets(t.Context(), "g", offsets("a", 1)); err != nil {
+		t.Fatal(err)
+	}
+	asked := func() int64 {
+		t.Helper()
+		_, lags, err := lag.NewAsker(source, slog.New(slog.DiscardHandler)).Lag(t.Context(), "g")
+		if err != nil || len(lags) != 1 || lags[0].End-lags[0].Committed != lags[0].Lag {
+			t.Fatalf("%+v, %v", lags, err)
+		}
+		return lags[0].End
+	}
+	if end := asked(); end != 2 {
+		t.Errorf("the end is %d while the transaction lasts; want 2", end)
+	}
+	collector := lag.New(source, lag.Options{})
+	if err := collector.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if s, ok := collector.Snapshot().Only("g"); !ok || s.Groups[0].Lag != 4 {
+		t.Errorf("the monitor has a lag of %v; want 4", s)
+	}
+	if err := writer.EndTransaction(t.Context(), kgo.TryCommit); err != nil {
+		t.Fatal(err)
+	}
+	if end := asked(); end != 6 { // with the mark of its end
+		t.Errorf("the end is %d after the transaction; want 6", end)
 	}
 }
 

@@ -81,8 +81,11 @@ func FuzzDecodeTopics(f *testing.F) {
 			if ee := (*event.Error)(nil); !errors.As(err, &ee) || ee.Kind == event.Internal {
 				t.Errorf("%q: %v", body, err)
 			}
-		} else if spec.Name == "" {
-			t.Errorf("%q is a topic without a name", body)
+		} else if spec.Name == "" || spec.Assignments != nil && (spec.Partitions != -1 || spec.Replication != -1 || slices.ContainsFunc(spec.Assignments, func(b []int32) bool { return len(b) == 0 })) {
+			t.Errorf("%q is the topic %+v", body, spec)
+		}
+		if changes, _, err := DecodeConfigChanges(body); err == nil && (len(changes) == 0 || slices.ContainsFunc(changes, func(c event.ConfigChange) bool { return c.Name == "" })) {
+			t.Errorf("%q changes %v", body, changes)
 		}
 		if n, err := DecodePartitionsCount(body); err == nil && n < 1 {
 			t.Errorf("%q is %d partitions", body, n)

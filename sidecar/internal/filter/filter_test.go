@@ -236,6 +236,7 @@ func TestCostlyFiltersEnd(t *testing.T) {
 		"data.list.all(a, data.part.matches('(a|aa)+b$'))",
 		"data.part.matches('(a?){30}b$') && data.list.all(a, data.part.matches('(.*)(.*)(.*)(.*)b'))",
 		"data.text.matches('a')",
+		strings.TrimSuffix(strings.Repeat("data.part.matches('.{250}c$') || ", 100), " || "),
 		"data.list.all(a, data.text + data.text != '')",
 		"data.list.all(a, [data.text] == [data.text])",
 		"data.list.all(a, {'a': data.text} == {'a': data.text})",
@@ -255,6 +256,21 @@ func TestCostlyFiltersEnd(t *testing.T) {
 		if got == missing || got == yes || got == no {
 			t.Errorf("%.80s: %s; want an error", expression, got)
 		}
+	}
+}
+
+// Nothing ends an expression without a loop but its cost: patterns that are short, and long when they are
+// written out, cost what they take.
+func TestMatchesCostTheirSteps(t *testing.T) {
+	r := record(`{"part":"` + strings.Repeat("a", 30_000) + `"}`)
+	const tooMuch = "the filter costs too much for this record: it loops or looks through too much of it"
+	for n, want := range map[int]string{2: no, 6: tooMuch} {
+		if got := verdict(t, strings.TrimSuffix(strings.Repeat("data.part.matches('.{250}b') || ", n), " || "), r); got != want {
+			t.Errorf("%d matches of 30,000 × 250 steps: %s; want %s", n, got, want)
+		}
+	}
+	if got := verdict(t, strings.TrimSuffix(strings.Repeat("data.part.matches('^[a-z]+b$') || ", 10), " || "), r); got != no {
+		t.Errorf("10 matches of a common pattern: %s", got)
 	}
 }
 

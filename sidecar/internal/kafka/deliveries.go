@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -82,7 +81,6 @@ type Deliveries struct {
 
 // delivered is a partition that Assigned has been told of.
 type delivered struct {
-	letGo bool // no more records are handed out
 	// next is after what was last read, marks of transactions included, and told after the last
 	// record that was handed out; both are event.NoCommit before anything is known.
 	next, told int64
@@ -183,7 +181,7 @@ func (d *Deliveries) poll(ctx context.Context) (turn context.Context, done func(
 	}
 }
 
-// pass waits until nobody polls and nothing is in hand, then calls f. mu is held.
+// pass waits until nobody polls and nothing is in hand, then calls f with mu held.
 func (d *Deliveries) pass(f func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -219,7 +217,7 @@ func (d *Deliveries) accept(fetches kgo.Fetches) []event.Record {
 		d.mu.Lock()
 		part := d.partitions[tp] // stays what it is: whoever changes it waits for this poll
 		d.mu.Unlock()
-		if len(p.Records) == 0 || part == nil || part.letGo {
+		if len(p.Records) == 0 || part == nil {
 			return
 		}
 		switch first := p.Records[0].Offset; {
@@ -317,7 +315,7 @@ func (d *Deliveries) assign(ctx context.Context, offsets map[string]map[int32]kg
 		d.opts.Lost(anew)
 	}
 	d.opts.Assigned(commits)
-	for _, tp := range sorted(commits) {
+	for tp := range commits {
 		part := &delivered{next: commits[tp].Offset, told: commits[tp].Offset}
 		if start, ok := starts[tp]; ok && part.next != event.NoCommit && start > part.next {
 			d.opts.Expired(tp, part.next, start)
@@ -359,7 +357,7 @@ func (d *Deliveries) starts(ctx context.Context, commits map[event.TopicPartitio
 
 // revoke lets partitions go that the client gives up when this returns.
 func (d *Deliveries) revoke(topics map[string][]int32) {
-	if tps := d.letGo(topics); len(tps) > 0 {
+	if tps := d.ours(topics); len(tps) > 0 {
 		d.telling.Lock()
 		defer d.telling.Unlock()
 		d.opts.Revoked(tps)
@@ -368,7 +366,7 @@ func (d *Deliveries) revoke(topics map[string][]int32) {
 }
 
 func (d *Deliveries) lose(topics map[string][]int32) {
-	if tps := d.letGo(topics); len(tps) > 0 {
+	if tps := d.ours(topics); len(tps) > 0 {
 		d.telling.Lock()
 		defer d.telling.Unlock()
 		d.forget(tps)
@@ -376,25 +374,25 @@ func (d *Deliveries) lose(topics map[string][]int32) {
 	}
 }
 
-// letGo ends the handing out of records of partitions, and returns those of them that Assigned
-// was told of.
-func (d *Deliveries) letGo(topics map[string][]int32) []event.TopicPartition {
-	mine := make(map[event.TopicPartition]event.Commit)
+// ours waits until nothing of partitions is on its way to the reader, and returns those of them that
+// Assigned was told of. The client itself hands out no more of those that it revokes.
+func (d *Deliveries) ours(topics map[string][]int32) []event.TopicPartition {
 	if len(topics) == 0 {
 		return nil // the client says so at the end of every session
 	}
+	var mine []event.TopicPartition
 	d.pass(func() {
 		for topic, partitions := range topics {
 			for _, p := range partitions {
 				tp := event.TopicPartition{Topic: topic, Partition: p}
-				if part := d.partitions[tp]; part != nil {
-					part.letGo = true
-					mine[tp] = event.Commit{}
+				if d.partitions[tp] != nil {
+					mine = append(mine, tp)
 				}
 			}
 		}
 	})
-	return sorted(mine)
+	slices.SortFunc(mine, event.TopicPartition.Compare)
+	return mine
 }
 
 func (d *Deliveries) forget(tps []event.TopicPartition) {
@@ -467,8 +465,4 @@ func byTopic(tps []event.TopicPartition) map[string][]int32 {
 		out[tp.Topic] = append(out[tp.Topic], tp.Partition)
 	}
 	return out
-}
-
-func sorted[V any](m map[event.TopicPartition]V) []event.TopicPartition {
-	return slices.SortedFunc(maps.Keys(m), event.TopicPartition.Compare)
 }

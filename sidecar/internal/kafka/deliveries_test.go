@@ -319,8 +319,15 @@ func TestRevokedMayTakeItsTime(t *testing.T) {
 	if got := first.values(moved); got != numbers(0, 1) || len(second.has()) != 0 {
 		t.Errorf("before it has been let go, the first has read %s of it, and the second has %v", got, second.has())
 	}
+	// What is to be told of it waits.
+	first.Pause([]event.TopicPartition{stays})
+	fill(t, cluster, 2, 2, 4)
+	deleteUpTo(t, cluster, stays.Partition, 3)
+	first.Resume([]event.TopicPartition{stays})
+	eventually(t, "more heartbeats", func() bool { mu.Lock(); defer mu.Unlock(); return beats >= 3 })
 	free()
-	eventually(t, "the second reads on", func() bool { return second.values(moved) == "[1]" })
+	eventually(t, "it is told", func() bool { first.mu.Lock(); defer first.mu.Unlock(); return len(first.expired) == 1 })
+	eventually(t, "the second reads on", func() bool { return second.values(moved) == numbers(1, 4) })
 	if got, want := second.assigned[moved], (event.Commit{Offset: 1, Metadata: "late"}); got != want || first.lost != 0 {
 		t.Errorf("the second was given %v; want %v; lost %d", got, want, first.lost)
 	}
@@ -401,8 +408,19 @@ func TestCloseLetsGoAndLeaves(t *testing.T) {
 		}
 	})
 	eventually(t, "all is read", func() bool { d.pollFor(t.Context(), time.Second); return d.count() == 10 })
+	parked := make(chan error)
+	go func() {
+		records, err := d.Poll(context.Background(), 1)
+		if len(records) > 0 {
+			t.Error("a poll after the end of both partitions gives records")
+		}
+		parked <- err
+	}()
 	d.close()
 	d.close()
+	if err := <-parked; kindOf(err) != event.Unavailable {
+		t.Errorf("the poll that was under way ends with %v", err)
+	}
 	if !slices.Equal(told, []event.TopicPartition{tp("a", 0), tp("a", 1)}) {
 		t.Errorf("Revoked was told of %v", told)
 	}
@@ -457,11 +475,32 @@ func TestCloseWithoutKafkaEndsInTime(t *testing.T) {
 	}
 }
 
+// A Kafka that takes the request to leave, and does not answer.
+func TestCloseWaitsNoLongerThanItMay(t *testing.T) {
+	t.Parallel()
+	cluster := clusterFor(t, kfake.SeedTopics(1, "a"))
+	fill(t, cluster, 1, 0, 1)
+	d := delivererFor(t, cluster, "one", nil)
+	eventually(t, "all is read", func() bool { d.pollFor(t.Context(), time.Second); return d.count() == 1 })
+	cluster.ControlKey(kmsg.LeaveGroup.Int16(), func(kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		cluster.SleepControl(func() { <-t.Context().Done() })
+		return nil, nil, false
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	start := time.Now()
+	d.Close(ctx)
+	if took := time.Since(start); took < time.Second || took > 4*time.Second {
+		t.Errorf("to close within a second took %v", took)
+	}
+}
+
 // deleteUpTo is what retention does.
-func deleteUpTo(t *testing.T, cluster *kfake.Cluster, offset int64) {
+func deleteUpTo(t *testing.T, cluster *kfake.Cluster, partition int32, offset int64) {
 	t.Helper()
 	var o kadm.Offsets
-	o.Add(kadm.Offset{Topic: "a", Partition: 0, At: offset})
+	o.Add(kadm.Offset{Topic: "a", Partition: partition, At: offset})
 	resp, err := kadm.NewClient(clientFor(t, cluster)).DeleteRecords(t.Context(), o)
 	if err == nil {
 		err = resp.Error()
@@ -475,7 +514,7 @@ func TestWhatRetentionTookUnreadIsTold(t *testing.T) {
 	t.Parallel()
 	cluster := clusterFor(t, kfake.SeedTopics(1, "a"))
 	fill(t, cluster, 1, 0, 20)
-	deleteUpTo(t, cluster, 2)
+	deleteUpTo(t, cluster, 0, 2)
 	c := kafka.NewCluster(clientFor(t, cluster))
 	d := delivererFor(t, cluster, "none", nil)
 	eventually(t, "it reads without a commit", func() bool { d.pollFor(t.Context(), time.Second); return d.count() == 18 })
@@ -487,7 +526,7 @@ func TestWhatRetentionTookUnreadIsTold(t *testing.T) {
 	if err := c.CommitStart(t.Context(), "g", map[event.TopicPartition]event.Commit{tp("a", 0): {Offset: 4, Metadata: "m"}}); err != nil {
 		t.Fatal(err)
 	}
-	deleteUpTo(t, cluster, 9)
+	deleteUpTo(t, cluster, 0, 9)
 	d = delivererFor(t, cluster, "one", nil)
 	eventually(t, "it is told with the assignment", func() bool { d.mu.Lock(); defer d.mu.Unlock(); return len(d.expired) == 1 })
 	if got := d.assigned[tp("a", 0)]; got != (event.Commit{Offset: 4, Metadata: "m"}) || d.expired[0] != "a/0 4-9" {
@@ -497,7 +536,7 @@ func TestWhatRetentionTookUnreadIsTold(t *testing.T) {
 
 	d.Pause([]event.TopicPartition{tp("a", 0)})
 	fill(t, cluster, 1, 20, 30)
-	deleteUpTo(t, cluster, 25)
+	deleteUpTo(t, cluster, 0, 25)
 	d.Resume([]event.TopicPartition{tp("a", 0)})
 	eventually(t, "it reads on", func() bool {
 		d.pollFor(t.Context(), time.Second)
@@ -542,7 +581,7 @@ func TestMarksOfTransactionsAreNoRecords(t *testing.T) {
 	if commits[tp("a", 0)].Offset != 1 {
 		t.Error("the caller's map was changed")
 	}
-	deleteUpTo(t, cluster, 4)
+	deleteUpTo(t, cluster, 0, 4)
 	transact("2", kgo.TryCommit)
 	eventually(t, "it reads the next record", func() bool { d.pollFor(t.Context(), time.Second); return d.values(tp("a", 0)) == "[0 2]" })
 	if len(d.expired) != 0 {

@@ -213,7 +213,7 @@ func serve(ctx context.Context, cfg config.Config, parts httpapi.Parts, workers 
 	}
 	handler := httpapi.New(stopping, parts, httpapi.Options{
 		Limits: cfg.Limits, RequestTimeout: cfg.RequestTimeout, ReadTimeout: cfg.ReadTimeout, ShutdownTimeout: requests, AllowTopicChanges: cfg.AllowTopicChanges,
-		Session: cfg.Session, StreamHeartbeat: cfg.StreamHeartbeat, TrustedProxies: cfg.TrustedProxies, OpenAPI: cfg.OpenAPI,
+		Session: cfg.Session, StreamHeartbeat: cfg.StreamHeartbeat, TrustedProxies: cfg.TrustedProxies, OpenAPI: cfg.OpenAPI, ReplicaGrace: cfg.ReplicaGrace,
 	}, log, reg)
 
 	group, failed := errgroup.WithContext(ctx)

@@ -45,6 +45,9 @@ type Config struct {
 
 	// OpenAPI is what GET /openapi.yaml answers. It is part of the binary, and no setting.
 	OpenAPI []byte
+	// ReplicaGrace is how long replicas wait for one another before they ask whether the other is alive:
+	// 5s when zero. It is no setting, either: tests make it shorter.
+	ReplicaGrace time.Duration
 }
 
 // Kafka says where the cluster is.

@@ -216,10 +216,10 @@ func (s *Server) giveThrough(w http.ResponseWriter, r *http.Request, batch *sess
 	defer cancel()
 	rc := http.NewResponseController(w)
 	defer context.AfterFunc(ctx, func() { _ = rc.SetWriteDeadline(time.Now()) })()
-	out := &outgoing{make(chan struct{}, 1), time.AfterFunc(maxMissed*replicaGrace, cancel)}
+	out := &outgoing{make(chan struct{}, 1), time.AfterFunc(maxMissed*s.opts.ReplicaGrace, cancel)}
 	defer out.silence.Stop()
 	// Others cannot ask us any more then.
-	defer context.AfterFunc(s.stopping, func() { out.silence.Reset(replicaGrace) })()
+	defer context.AfterFunc(s.stopping, func() { out.silence.Reset(s.opts.ReplicaGrace) })()
 	id := r.Header.Get(batchHeader)
 	s.outgoing.Store(id, out)
 	defer s.outgoing.CompareAndDelete(id, out)
@@ -265,7 +265,7 @@ func (s *Server) serveBatch(w http.ResponseWriter, r *http.Request) error {
 		default: // it has been said before
 		}
 	case out != nil && s.stopping.Err() == nil:
-		out.silence.Reset(maxMissed * replicaGrace)
+		out.silence.Reset(maxMissed * s.opts.ReplicaGrace)
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
@@ -340,14 +340,14 @@ func reads(r *http.Request) bool {
 // long when it is.
 func (s *Server) patience(r *http.Request) (first, all time.Duration) {
 	if !reads(r) {
-		return replicaGrace, s.opts.RequestTimeout
+		return s.opts.ReplicaGrace, s.opts.RequestTimeout
 	}
 	longest := s.opts.Session.MaxWait // the owner knows what the session's own is
 	wait := longest
 	if asked, err := positive(r.URL.Query(), "timeout", int64(wait/time.Millisecond), int64(wait/time.Millisecond)); err == nil {
 		wait = time.Duration(asked) * time.Millisecond
 	}
-	return wait + replicaGrace, longest + wait + s.opts.RequestTimeout // another read may be before it
+	return wait + s.opts.ReplicaGrace, longest + wait + s.opts.RequestTimeout // another read may be before it
 }
 
 // ask forwards a request once.
@@ -433,7 +433,7 @@ func (s *Server) whyNot(ctx context.Context, owner session.Owner, batch string, 
 // longer than it may.
 func (s *Server) watch(ctx context.Context, r *http.Request, owner session.Owner, batch string, answers *atomic.Bool) error {
 	first, all := s.patience(r)
-	soonest, tick := time.NewTimer(first), time.NewTicker(replicaGrace)
+	soonest, tick := time.NewTimer(first), time.NewTicker(s.opts.ReplicaGrace)
 	defer soonest.Stop()
 	defer tick.Stop()
 	missed := 0
@@ -509,7 +509,7 @@ func (s *Server) passRecords(w http.ResponseWriter, resp *http.Response, whole f
 // confirm tells the owner that the client was sent a batch. Where that fails the owner gives it
 // again: that is no reason to ask twice.
 func (s *Server) confirm(ctx context.Context, owner session.Owner, batch string, rest io.Reader) {
-	ctx, cancel := context.WithTimeout(ctx, replicaGrace)
+	ctx, cancel := context.WithTimeout(ctx, s.opts.ReplicaGrace)
 	defer cancel()
 	if err := s.tell(ctx, http.MethodPost, owner, batch); err != nil {
 		s.log.Info("the owner of a session could not be told that its records have arrived; they will come again", "address", owner.Address, "error", err)

@@ -37,6 +37,9 @@ import (
 // A replica of these tests is a process of its own, since only such a one can be killed.
 const replicaVariable = "POSTAMT_TEST_REPLICA"
 
+// graceVariable is among a service's settings what Config.ReplicaGrace is to be.
+const graceVariable = "POSTAMT_TEST_GRACE"
+
 func TestMain(m *testing.M) {
 	if os.Getenv(replicaVariable) == "" {
 		os.Exit(m.Run())
@@ -45,10 +48,13 @@ func TestMain(m *testing.M) {
 	if err := json.Unmarshal([]byte(os.Getenv(replicaVariable)), &environ); err != nil {
 		panic(err)
 	}
+	grace := environ[graceVariable]
+	delete(environ, graceVariable)
 	cfg, err := config.Load(environ)
 	if err != nil {
 		panic(err)
 	}
+	cfg.ReplicaGrace, _ = time.ParseDuration(grace)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))

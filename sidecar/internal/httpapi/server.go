@@ -3,6 +3,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net/http"
@@ -82,7 +83,8 @@ type Options struct {
 	Session           config.Session
 	StreamHeartbeat   time.Duration
 	TrustedProxies    []netip.Prefix
-	OpenAPI           []byte // of /openapi.yaml
+	OpenAPI           []byte        // of /openapi.yaml
+	ReplicaGrace      time.Duration // 5s when zero; see replicaGrace
 }
 
 // Server serves the routes of one or more roles.
@@ -103,6 +105,7 @@ type Server struct {
 // New makes the handler of what parts holds. When stopping ends, waiting reads and streams
 // end too, so that a shutdown need not wait for them.
 func New(stopping context.Context, parts Parts, opts Options, log *slog.Logger, reg prometheus.Registerer) http.Handler {
+	opts.ReplicaGrace = cmp.Or(opts.ReplicaGrace, replicaGrace)
 	s := &Server{
 		Parts: parts, opts: opts, log: log, metrics: newMetrics(reg, parts), stopping: stopping, replicas: replicaClient(),
 		inFlight: semaphore.NewWeighted(opts.Limits.InFlightBytes),

@@ -46,6 +46,8 @@ func serve(t *testing.T, environ map[string]string) *service {
 		"SHUTDOWN_LISTEN_GRACE": "0s", "SHUTDOWN_TIMEOUT": "15s", "HEALTH_INTERVAL": "100ms", "MONITOR_INTERVAL": "100ms",
 	}
 	maps.Copy(all, environ)
+	grace := all[graceVariable]
+	delete(all, graceVariable)
 	cfg, err := config.Load(all)
 	if err != nil {
 		t.Fatal(err)
@@ -53,6 +55,7 @@ func serve(t *testing.T, environ map[string]string) *service {
 	if cfg.OpenAPI, err = contract.Text(); err != nil {
 		t.Fatal(err)
 	}
+	cfg.ReplicaGrace, _ = time.ParseDuration(grace)
 	ctx, stop := context.WithCancel(context.Background())
 	s := &service{t: t, cluster: cluster, stop: stop, http: &contract.Transport{Base: http.DefaultTransport, Fail: func(err error) { t.Error(err) }}}
 	ready, ended := make(chan struct{}), make(chan error, 1)

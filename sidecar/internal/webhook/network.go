@@ -60,7 +60,7 @@ func sourceTo(network, address string) netip.Addr {
 	if err != nil {
 		return netip.Addr{} // no way there
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	addr, ok := conn.LocalAddr().(*net.UDPAddr)
 	if !ok {
 		return netip.Addr{}

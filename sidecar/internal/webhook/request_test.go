@@ -92,6 +92,31 @@ func TestRequestsAreThoseOfTheDocs(t *testing.T) {
 	}
 }
 
+// The request that docs/delivery.md shows is one of them.
+func TestTheDocsShowARequest(t *testing.T) {
+	docs, err := os.ReadFile("../../../docs/delivery.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden, err := os.ReadFile("testdata/binary.http")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, shown, _ := strings.Cut(string(docs), "    POST /vouchers HTTP/1.1\n")
+	shown, _, _ = strings.Cut(shown, "\n\n")
+	lines := 0
+	for line := range strings.Lines(shown) {
+		line = strings.ToLower(strings.TrimSpace(line))
+		lines++
+		if !strings.HasPrefix(line, "user-agent: ") && !strings.Contains(strings.ToLower(string(golden)), "\n"+line) {
+			t.Errorf("%q is not in testdata/binary.http", line)
+		}
+	}
+	if lines < 15 {
+		t.Errorf("only %d headers are shown", lines)
+	}
+}
+
 // sent is a request as an endpoint has it.
 type sent struct {
 	header http.Header

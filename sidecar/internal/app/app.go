@@ -62,10 +62,12 @@ func Run(ctx context.Context, role Role, cfg config.Config, log *slog.Logger, re
 	checks := []health.Check{{Name: "kafka", Run: cluster.Refresh}}
 	parts := httpapi.Parts{Topics: cluster}
 	var workers []worker
+	var delivering *deliveries
 	var stopBy time.Time // set once serve has returned
 
-	if role.is(Producer) {
-		producer, err := kafka.NewProducer(kafka.ProducerOptions{
+	var producer *kafka.Producer
+	if role.is(Producer) || role.is(Consumer) { // which writes dead letters
+		producer, err = kafka.NewProducer(kafka.ProducerOptions{
 			Servers: cfg.Kafka.BootstrapServers, Linger: cfg.ProducerLinger,
 			// Kafka's last word comes before the request's deadline.
 			Timeout:        cfg.RequestTimeout - cfg.RequestTimeout/10,
@@ -80,13 +82,15 @@ func Run(ctx context.Context, role Role, cfg config.Config, log *slog.Logger, re
 			defer cancel()
 			producer.Close(flush)
 		}()
+		checks = append(checks, health.Check{Name: "producer", Run: producer.Check, Blocks: role.is(Producer)})
+	}
+	if role.is(Producer) {
 		parts.Producer = producer
 		parts.OpenStream = func(window int, reported func(int, error)) httpapi.RecordStream {
 			return producer.Stream(window, reported)
 		}
 		admin := kafka.NewAdmin(client)
 		parts.Admin, parts.GroupLag = admin, lag.NewAsker(admin, log).Lag
-		checks = append(checks, health.Check{Name: "producer", Run: producer.Check, Blocks: true})
 	}
 	if role.is(Consumer) {
 		parts.Sessions = session.NewManager(sessionKafka{cluster, cfg.Kafka.BootstrapServers}, session.Options{
@@ -111,6 +115,11 @@ func Run(ctx context.Context, role Role, cfg config.Config, log *slog.Logger, re
 		defer stored.Close()
 		parts.Subscriptions = subscriptions
 		workers = append(workers, stored.Run, subscriptions.Run)
+		delivering, err = newDeliveries(cfg, cluster, lag.NewAsker(kafka.NewAdmin(client), log), producer, parts.Sessions, subscriptions, log, reg)
+		if err != nil {
+			return err
+		}
+		parts.Deliveries, parts.OwnDeliveries = delivering, delivering
 	}
 	if role.is(Monitor) {
 		collector := lag.New(kafka.NewAdmin(client), lag.Options{Interval: cfg.MonitorInterval, Log: log})
@@ -120,7 +129,7 @@ func Run(ctx context.Context, role Role, cfg config.Config, log *slog.Logger, re
 	}
 	parts.Health = health.New(string(role), Version, cfg.HealthInterval, checks, log, reg)
 	workers = append(workers, parts.Health.Run)
-	stopBy, err = serve(ctx, cfg, parts, workers, log, reg, ready)
+	stopBy, err = serve(ctx, cfg, parts, workers, delivering, log, reg, ready)
 	return err
 }
 
@@ -178,7 +187,7 @@ func lagOf(c *lag.Collector, group string) (any, error) {
 }
 
 // serve returns by when the rest must have stopped, too.
-func serve(ctx context.Context, cfg config.Config, parts httpapi.Parts, workers []worker, log *slog.Logger, reg *prometheus.Registry, ready func(api, metrics net.Addr)) (stopBy time.Time, err error) {
+func serve(ctx context.Context, cfg config.Config, parts httpapi.Parts, workers []worker, delivering *deliveries, log *slog.Logger, reg *prometheus.Registry, ready func(api, metrics net.Addr)) (stopBy time.Time, err error) {
 	stopBy = time.Now()
 	// Background work goes on until the last request has ended.
 	work, endWork := context.WithCancel(context.WithoutCancel(ctx))
@@ -195,14 +204,18 @@ func serve(ctx context.Context, cfg config.Config, parts httpapi.Parts, workers 
 		return stopBy, errors.Join(fmt.Errorf("METRICS_ADDRESS: %w", err), api.Close())
 	}
 	if parts.Sessions != nil {
+		set := func(address string) {
+			parts.Sessions.SetAddress(address)
+			delivering.SetAddress(address)
+		}
 		switch at := api.Addr().(*net.TCPAddr); {
 		case cfg.Session.Address != "auto":
-			parts.Sessions.SetAddress(cfg.Session.Address)
+			set(cfg.Session.Address)
 		case !at.IP.IsUnspecified():
-			parts.Sessions.SetAddress(at.String())
+			set(at.String())
 		default:
 			workers = append(workers, func(ctx context.Context) error {
-				findAddress(ctx, cfg.Kafka.BootstrapServers, at.Port, parts.Sessions.SetAddress, log)
+				findAddress(ctx, cfg.Kafka.BootstrapServers, at.Port, set, log)
 				return nil
 			})
 		}
@@ -233,6 +246,9 @@ func serve(ctx context.Context, cfg config.Config, parts httpapi.Parts, workers 
 	})
 	for _, w := range workers {
 		group.Go(func() error { return w(work) })
+	}
+	if delivering != nil { // it gives its partitions back while requests still end
+		group.Go(func() error { return delivering.Run(stopping) })
 	}
 	log.Info("serving", "http", api.Addr().String(), "metrics", metrics.Addr().String(), "kafka", cfg.Kafka.BootstrapServers, "version", Version)
 	if ready != nil {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/caarlos0/env/v11"
 
+	"postamt/sidecar/internal/deliver"
 	"postamt/sidecar/internal/webhook"
 )
 
@@ -34,6 +35,7 @@ type Config struct {
 	Session           Session        `envPrefix:"SESSION_"`
 	Seal              Seal           `envPrefix:"POSTAMT_SECRET_"`
 	Webhook           Webhook        `envPrefix:"WEBHOOK_"`
+	Delivery          Delivery       `envPrefix:"DELIVERY_"`
 	StreamHeartbeat   time.Duration  `env:"STREAM_HEARTBEAT" envDefault:"15s" help:"how often a quiet stream sends a comment"`
 	MonitorInterval   time.Duration  `env:"MONITOR_INTERVAL" envDefault:"15s" help:"how often the monitor asks Kafka for every group's lag"`
 	HealthInterval    time.Duration  `env:"HEALTH_INTERVAL" envDefault:"5s" help:"how often the background checks of /health run"`
@@ -92,6 +94,13 @@ type Webhook struct {
 	Edge         []string         `env:"EDGE" envDefault:"auto" help:"interfaces (eth0) or networks of this machine that deliveries may go to, since Kafka and metrics are in the others; auto: that of the default route"`
 	RequireHTTPS bool             `env:"REQUIRE_HTTPS" envDefault:"false" help:"refuses endpoints whose url does not begin with https://"`
 	Proxy        string           `env:"PROXY" envDefault:"none" help:"URL of a proxy for all deliveries (http, https, socks5); it then has to check the addresses that names stand for. HTTP_PROXY and the like are ignored"`
+}
+
+// Delivery bounds what subscriptions hold, and how they end on a replica.
+type Delivery struct {
+	WindowRecords int           `env:"WINDOW_RECORDS" envDefault:"16384" help:"offsets between the lowest record of a partition that is not decided and the newest one fetched; at this distance the partition waits"`
+	WindowBytes   int64         `env:"WINDOW_BYTES" envDefault:"16777216" help:"keys, values and headers of the records of a partition that are fetched and not decided; at this size the partition waits"`
+	StopTimeout   time.Duration `env:"STOP_TIMEOUT" envDefault:"10s" help:"how long a subscription that ends on a replica may take to end its attempts, commit and leave"`
 }
 
 // Shutdown configures what happens after SIGTERM.
@@ -172,6 +181,8 @@ func (c *Config) check() error {
 	leastStreamBytes := int64(c.Limits.StreamRecords)*32 + 9<<20
 	require(c.Limits.StreamBytes >= leastStreamBytes, "MAX_STREAM_BYTES is %d; it must be at least 32 times MAX_STREAM_RECORDS and 9 MiB, %d", c.Limits.StreamBytes, leastStreamBytes)
 	require(c.Limits.BatchBytes <= maxBatchBytes, "MAX_BATCH_BYTES is %d; it must be at most %d", c.Limits.BatchBytes, maxBatchBytes)
+	require(c.Delivery.WindowRecords >= 1 && c.Delivery.WindowRecords <= deliver.MaxWindowRecords, "DELIVERY_WINDOW_RECORDS is %d; it must be between 1 and %d", c.Delivery.WindowRecords, deliver.MaxWindowRecords)
+	require(c.Delivery.WindowBytes >= 1, "DELIVERY_WINDOW_BYTES is %d; it must be positive", c.Delivery.WindowBytes)
 	require(c.Shutdown.ListenGrace >= 0, "SHUTDOWN_LISTEN_GRACE is %v; it must not be negative", c.Shutdown.ListenGrace)
 	for name, n := range map[string]int64{
 		"MAX_BODY_BYTES": c.Limits.BodyBytes, "MAX_RECORDS": int64(c.Limits.Records), "MAX_STREAM_RECORDS": int64(c.Limits.StreamRecords), "MAX_BATCH_ENTRIES": int64(c.Limits.BatchEntries), "MAX_HEADER_BYTES": int64(c.Limits.HeaderBytes),
@@ -182,7 +193,7 @@ func (c *Config) check() error {
 	for name, d := range map[string]time.Duration{
 		"READ_TIMEOUT": c.ReadTimeout, "BOOTSTRAP_TIMEOUT": c.Bootstrap.Deadline, "SESSION_IDLE_TIMEOUT": c.Session.IdleTimeout,
 		"SESSION_MAX_WAIT": c.Session.MaxWait, "STREAM_HEARTBEAT": c.StreamHeartbeat, "MONITOR_INTERVAL": c.MonitorInterval,
-		"HEALTH_INTERVAL": c.HealthInterval, "SHUTDOWN_TIMEOUT": c.Shutdown.Timeout,
+		"HEALTH_INTERVAL": c.HealthInterval, "DELIVERY_STOP_TIMEOUT": c.Delivery.StopTimeout, "SHUTDOWN_TIMEOUT": c.Shutdown.Timeout,
 	} {
 		require(d > 0, "%s is %v; it must be positive", name, d)
 	}

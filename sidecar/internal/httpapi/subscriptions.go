@@ -17,9 +17,9 @@ import (
 type Deliveries interface {
 	Status(ctx context.Context, sub *event.Subscription) (event.DeliveryStatus, error)
 	// Attempts gives the newest attempts of each replica, newest first.
-	Attempts(ctx context.Context, name string) ([]event.AttemptRecord, error)
+	Attempts(ctx context.Context, sub *event.Subscription) ([]event.AttemptRecord, error)
 	// Skip makes a dead letter of a record that is not decided; it is NotFound of any other.
-	Skip(ctx context.Context, name string, tp event.TopicPartition, offset int64) error
+	Skip(ctx context.Context, sub *event.Subscription, tp event.TopicPartition, offset int64) error
 	// Test sends a sample.
 	Test(ctx context.Context, sub *event.Subscription) event.Outcome
 	// DeadLetters gives up to limit letters of a subscription from given offsets on, or from the

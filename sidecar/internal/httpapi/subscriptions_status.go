@@ -163,7 +163,7 @@ func (s *Server) listAttempts(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	attempts, err := s.Deliveries.Attempts(r.Context(), stored.Name)
+	attempts, err := s.Deliveries.Attempts(r.Context(), &stored.Subscription)
 	if err != nil {
 		return err
 	}
@@ -191,7 +191,7 @@ func (s *Server) skipRecord(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := s.Deliveries.Skip(r.Context(), stored.Name, at.TopicPartition, at.Offset); err != nil {
+	if err := s.Deliveries.Skip(r.Context(), &stored.Subscription, at.TopicPartition, at.Offset); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)

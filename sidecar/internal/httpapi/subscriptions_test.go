@@ -47,13 +47,13 @@ func (d *told) Status(_ context.Context, sub *event.Subscription) (event.Deliver
 	return d.status, d.err
 }
 
-func (d *told) Attempts(_ context.Context, name string) ([]event.AttemptRecord, error) {
-	d.ask("attempts %s", name)
+func (d *told) Attempts(_ context.Context, sub *event.Subscription) ([]event.AttemptRecord, error) {
+	d.ask("attempts %s", sub.Name)
 	return d.attempts, d.err
 }
 
-func (d *told) Skip(_ context.Context, name string, tp event.TopicPartition, offset int64) error {
-	d.ask("skip %s %s/%d/%d", name, tp.Topic, tp.Partition, offset)
+func (d *told) Skip(_ context.Context, sub *event.Subscription, tp event.TopicPartition, offset int64) error {
+	d.ask("skip %s %s/%d/%d", sub.Name, tp.Topic, tp.Partition, offset)
 	return d.err
 }
 
@@ -76,8 +76,9 @@ func (d *told) OwnAttempts(name string) []event.AttemptRecord {
 	return d.attempts
 }
 
-func (d *told) OwnSkip(ctx context.Context, name string, tp event.TopicPartition, offset int64) error {
-	return d.Skip(ctx, name, tp, offset)
+func (d *told) OwnSkip(_ context.Context, name string, tp event.TopicPartition, offset int64) error {
+	d.ask("skip %s %s/%d/%d", name, tp.Topic, tp.Partition, offset)
+	return d.err
 }
 
 // boots of the replicas of these tests; the second one is served nowhere.

@@ -369,8 +369,17 @@ func (s *Server) getGroup(w http.ResponseWriter, r *http.Request, c cluster) err
 }
 
 func (s *Server) group(r *http.Request) (event.Group, error) {
-	g, err := s.Admin.Group(r.Context(), r.PathValue("group"))
+	name := r.PathValue("group")
+	if event.OwnGroup(name) {
+		return event.Group{}, ownGroup(name)
+	}
+	g, err := s.Admin.Group(r.Context(), name)
 	return g, noGroup(err)
+}
+
+// ownGroup hides a group of Postamt's own.
+func ownGroup(name string) error {
+	return event.Errorf(event.NotFound, codeUnknownV3, "v3", "there is no consumer group %q for clients; GET /subscriptions tells of those of Postamt's own", name)
 }
 
 // noGroup gives an unknown group v3's code.
@@ -485,7 +494,11 @@ func (s *Server) getAssignment(w http.ResponseWriter, r *http.Request, c cluster
 
 // lags reads the lags of the path's group, the largest first.
 func (s *Server) lags(r *http.Request) (event.Group, []event.PartitionLag, error) {
-	g, lags, err := s.GroupLag(r.Context(), r.PathValue("group"))
+	name := r.PathValue("group")
+	if event.OwnGroup(name) {
+		return event.Group{}, nil, ownGroup(name)
+	}
+	g, lags, err := s.GroupLag(r.Context(), name)
 	if err != nil {
 		return g, nil, noGroup(err)
 	}

@@ -32,15 +32,15 @@ func (a *Admin) ListGroups(ctx context.Context) ([]event.Group, error) {
 	return groups, nil
 }
 
-// Group tells who is in a group and what it has committed. NotFound means that there is no
-// such group, or that it is one of our own.
+// Group tells who is in a group and what it has committed; it may be one of our own. NotFound means
+// that there is no such group.
 func (a *Admin) Group(ctx context.Context, name string) (event.Group, error) {
 	const op = "kafka.Group"
 	ctx, cancel := context.WithTimeout(ctx, metadataTimeout)
 	defer cancel()
 	g := event.Group{Coordinator: -1}
 	g.Name = name
-	if name == "" || event.OwnGroup(name) {
+	if name == "" {
 		return g, groupNotFound(op, name)
 	}
 	// Each protocol has a question of its own; a group of the other one is not found. Old

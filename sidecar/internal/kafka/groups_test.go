@@ -37,7 +37,7 @@ func TestAdminDescribesOneGroupOfEachProtocol(t *testing.T) {
 	if err != nil || g.State != "Empty" || g.Members != 0 || len(g.Committed["a"]) != 1 {
 		t.Errorf("empty is %+v, %v", g, err)
 	}
-	for _, name := range []string{"gone", "nobody", "postamt.own", ""} {
+	for _, name := range []string{"gone", "nobody", ""} {
 		if g, err := admin.Group(t.Context(), name); kindOf(err) != event.NotFound {
 			t.Errorf("%q is %+v, %v; want not found", name, g, err)
 		}

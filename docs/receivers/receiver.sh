@@ -12,7 +12,9 @@ answer() {
 secret=${WEBHOOK_SECRET#whsec_} folder=${WEBHOOK_FOLDER:?} max_body_bytes=$((16 << 20)) tolerance=300
 id=${HTTP_WEBHOOK_ID:-} timestamp=${HTTP_WEBHOOK_TIMESTAMP:-} length=${CONTENT_LENGTH:-0}
 
-[[ $length =~ ^[0-9]{1,12}$ ]] && ((10#$length <= max_body_bytes)) || answer '413 Content Too Large'
+if ! [[ $length =~ ^[0-9]{1,12}$ ]] || ((10#$length > max_body_bytes)); then
+  answer '413 Content Too Large'
+fi
 [[ -n $id && $timestamp =~ ^[0-9]{1,12}$ ]] || answer '401 Unauthorized'
 age=$(($(date +%s) - 10#$timestamp))
 ((age <= tolerance && age >= -tolerance)) || answer '401 Unauthorized'
@@ -20,8 +22,8 @@ age=$(($(date +%s) - 10#$timestamp))
 # The signature is over the bytes as they came, which a shell's variables cannot hold.
 body=$(mktemp "$folder/.body.XXXXXX")
 trap 'rm -f "$body"' EXIT
-head -c "$length" >"$body"
-[[ $(wc -c <"$body") -eq 10#$length ]] || answer '408 Request Timeout' # it broke off; the next attempt may have all of it
+head -c "$((10#$length))" >"$body"
+(($(wc -c <"$body") == 10#$length)) || answer '408 Request Timeout' # it broke off; the next attempt may have all of it
 
 # openssl takes the key as an argument, which other users of the machine can see in its list of
 # processes: have none.

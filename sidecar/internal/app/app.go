@@ -108,17 +108,18 @@ func Run(ctx context.Context, role Role, cfg config.Config, log *slog.Logger, re
 		}}
 		workers = append(workers, func(ctx context.Context) error { return runSessions(ctx, parts.Sessions, table) })
 
-		subscriptions, stored, err := openSubscriptions(cfg, cluster, log)
+		sender, err := newSender(cfg.Webhook)
+		if err != nil {
+			return err
+		}
+		subscriptions, stored, err := openSubscriptions(cfg, cluster, sender, log)
 		if err != nil {
 			return err
 		}
 		defer stored.Close()
 		parts.Subscriptions = subscriptions
 		workers = append(workers, stored.Run, subscriptions.Run)
-		delivering, err = newDeliveries(cfg, cluster, lag.NewAsker(kafka.NewAdmin(client), log), producer, parts.Sessions, subscriptions, log, reg)
-		if err != nil {
-			return err
-		}
+		delivering = newDeliveries(cfg, cluster, lag.NewAsker(kafka.NewAdmin(client), log), producer, sender, parts.Sessions, subscriptions, log, reg)
 		parts.Deliveries, parts.OwnDeliveries = delivering, delivering
 	}
 	if role.is(Monitor) {

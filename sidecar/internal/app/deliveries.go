@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -11,8 +12,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
-
-	"log/slog"
 
 	"postamt/sidecar/internal/config"
 	"postamt/sidecar/internal/deliver"
@@ -44,13 +43,15 @@ type deliveries struct {
 // clientPrefix begins the name of a replica among a group's members: postamt-deliver@address@boot.
 const clientPrefix = "postamt-deliver@"
 
-func newDeliveries(cfg config.Config, cluster *kafka.Cluster, asker *lag.Asker, producer *kafka.Producer, sessions *session.Manager, subscriptions *registry.Registry, log *slog.Logger, reg prometheus.Registerer) (*deliveries, error) {
-	sender, err := webhook.New(webhook.Options{
-		Allow: cfg.Webhook.Allow, Deny: cfg.Webhook.Deny, Edge: cfg.Webhook.Edge, RequireHTTPS: cfg.Webhook.RequireHTTPS, Proxy: cfg.Webhook.Proxy, Version: Version,
-	})
+func newSender(c config.Webhook) (*webhook.Sender, error) {
+	sender, err := webhook.New(webhook.Options{Allow: c.Allow, Deny: c.Deny, Edge: c.Edge, RequireHTTPS: c.RequireHTTPS, Proxy: c.Proxy, Version: Version})
 	if err != nil {
 		return nil, fmt.Errorf("make the sender of deliveries: %w", err)
 	}
+	return sender, nil
+}
+
+func newDeliveries(cfg config.Config, cluster *kafka.Cluster, asker *lag.Asker, producer *kafka.Producer, sender *webhook.Sender, sessions *session.Manager, subscriptions *registry.Registry, log *slog.Logger, reg prometheus.Registerer) *deliveries {
 	d := &deliveries{
 		cluster: cluster, asker: asker, sender: sender, replicas: httpapi.NewReplicas(sessions.Sign), boot: sessions.Boot(), known: make(chan struct{}),
 	}
@@ -67,7 +68,7 @@ func newDeliveries(cfg config.Config, cluster *kafka.Cluster, asker *lag.Asker, 
 		Window:   deliver.Window{Records: int64(cfg.Delivery.WindowRecords), Bytes: int(cfg.Delivery.WindowBytes)}, StopTimeout: cfg.Delivery.StopTimeout, Log: log,
 	}, reg)
 	subscriptions.Subscribe(d.Change)
-	return d, nil
+	return d
 }
 
 // SetAddress says where the other replicas reach this one.

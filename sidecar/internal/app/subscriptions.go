@@ -13,7 +13,7 @@ import (
 const subscriptionsTopic = "_postamt.subscriptions"
 
 // openSubscriptions makes the registry and the table that it is kept in.
-func openSubscriptions(cfg config.Config, cluster *kafka.Cluster, log *slog.Logger) (*registry.Registry, *kafka.Table, error) {
+func openSubscriptions(cfg config.Config, cluster *kafka.Cluster, sender *webhook.Sender, log *slog.Logger) (*registry.Registry, *kafka.Table, error) {
 	keys := make([][]byte, len(cfg.Seal.Keys))
 	for i, key := range cfg.Seal.Keys {
 		keys[i] = []byte(key)
@@ -26,7 +26,7 @@ func openSubscriptions(cfg config.Config, cluster *kafka.Cluster, log *slog.Logg
 		log.Warn("there is no POSTAMT_SECRET_KEY: subscriptions can be neither made nor delivered")
 	}
 	r := registry.New(cluster, registry.Options{
-		Seals: seals, MaxSubscriptions: cfg.Limits.Subscriptions, CheckURL: webhook.CheckURL, CheckHeaders: webhook.CheckHeaders, Log: log,
+		Seals: seals, MaxSubscriptions: cfg.Limits.Subscriptions, CheckURL: sender.CheckURL, CheckHeaders: webhook.CheckHeaders, Log: log,
 	})
 	table, err := kafka.OpenTable(cfg.Kafka.BootstrapServers, subscriptionsTopic, r.Changed, log)
 	if err != nil {

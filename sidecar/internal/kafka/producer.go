@@ -20,8 +20,8 @@ import (
 // ProducerOptions configure a Producer.
 type ProducerOptions struct {
 	Servers []string
-	// Linger is how long records wait for others while many requests are in flight. Below 1 ms, and
-	// between whole milliseconds, librdkafka's thread takes a core while Kafka answers (see sticky).
+	// Linger is how long records wait for others while many requests are in flight, best in whole
+	// milliseconds, and as long as Kafka takes to answer (see sticky).
 	Linger time.Duration
 	// Timeout is how long a record may wait for its acknowledgement before it is given up.
 	Timeout time.Duration

@@ -180,6 +180,10 @@ func TestEveryErrorHasItsStatusAndCode(t *testing.T) {
 		{"GET", "/topics/a/partitions/0/records?from=0", "", nil, 422, 422, "known are offset, timeout, max_bytes"},
 		{"GET", "/topics/a/partitions/0/records?offset=0", "", []string{"Accept: text/html"}, 406, 406, "Accept is text/html"},
 
+		// Subscriptions; the rest of theirs is in subscriptions_test.go
+		{"PUT", "/subscriptions/s", `{"topics":["a"],"url":"http://webshop/"}`, nil, 403, 403, "POSTAMT_SECRET_KEY"},
+		{"GET", "/subscriptions/s", "", nil, 404, 404, "GET /subscriptions lists"},
+
 		// Lag
 		{"GET", "/lag?group=nobody", "", nil, 404, 404, "nobody"},
 		{"GET", "/lag?grp=g", "", nil, 422, 422, "known are group"},
@@ -241,6 +245,9 @@ func TestOtherMethodsAreRefusedWithAllow(t *testing.T) {
 		"/topics/a/partitions": "GET, HEAD", "/topics/a/partitions/0": "GET, HEAD, POST", "/topics/a/partitions/0/offsets": "GET, HEAD", "/topics/a/partitions/0/records": "GET, HEAD",
 		"/topics/a/records": "POST", "/consumers/g": "POST", c: "DELETE", c + "/subscription": "DELETE, GET, POST",
 		c + "/assignments": "GET, POST", c + "/positions": "POST", c + "/positions/beginning": "POST", c + "/positions/end": "POST", c + "/records": "GET", c + "/offsets": "GET, POST", "/streams/a": "GET", "/lag": "GET, HEAD",
+		"/subscriptions": "GET, HEAD", "/subscriptions/s": "DELETE, GET, HEAD, PUT", "/subscriptions/s/pause": "POST", "/subscriptions/s/resume": "POST", "/subscriptions/s/test": "POST",
+		"/subscriptions/s/skip": "POST", "/subscriptions/s/redrive": "POST", "/subscriptions/s/replay": "POST", "/subscriptions/s/secret": "POST",
+		"/subscriptions/s/dead-letters": "GET, HEAD", "/subscriptions/s/attempts": "GET, HEAD",
 	} {
 		got := s.do("PATCH", path, "")
 		if got.status != 405 || got.header.Get("Allow") != allow {

@@ -39,12 +39,15 @@ func (s *service) raw(request string) string {
 	return string(reply)
 }
 
+// sealKey is a key for secrets of subscriptions.
+const sealKey = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+
 // Each limit of the configuration is reached, at its default where that can be, and its error
 // names the variable. A limit that has no case here fails the test.
 func TestEveryLimitIsReachedAndNamed(t *testing.T) {
 	t.Parallel()
 	s := serve(t, nil)
-	small := serve(t, map[string]string{"MAX_SESSIONS": "1", "MAX_STREAMS": "1", "MAX_STREAM_RECORDS": "100", "REQUEST_TIMEOUT": "1s", "READ_TIMEOUT": "300ms",
+	small := serve(t, map[string]string{"MAX_SESSIONS": "1", "MAX_STREAMS": "1", "MAX_SUBSCRIPTIONS": "1", "POSTAMT_SECRET_KEY": sealKey, "MAX_STREAM_RECORDS": "100", "REQUEST_TIMEOUT": "1s", "READ_TIMEOUT": "300ms",
 		"SESSION_MAX_WAIT": "200ms", "SESSION_MAX_BYTES": "1000", "SESSION_IDLE_TIMEOUT": "1s"})
 	narrow := serve(t, map[string]string{"MAX_STREAM_RECORDS": "50", "MAX_STREAM_BYTES": "9438784"})
 	tight := serve(t, map[string]string{"MAX_IN_FLIGHT_BYTES": "20971520"})
@@ -142,6 +145,13 @@ func TestEveryLimitIsReachedAndNamed(t *testing.T) {
 			small.do("GET", "/topics/a/partitions/0/records?offset=0", "").refused(t, 429, "MAX_STREAMS=1")
 			first.close()
 		},
+		"MAX_SUBSCRIPTIONS": func(t *testing.T) {
+			const hook = `{"topics":["a"],"url":"http://webshop/","dead_letters":"b"}`
+			small.do("PUT", "/subscriptions/first", hook).want(t, "the first subscription", 201, "")
+			small.do("PUT", "/subscriptions/second", hook).refused(t, 429, "MAX_SUBSCRIPTIONS")
+			small.do("PUT", "/subscriptions/first", hook).want(t, "the first one again", 200, "")
+			small.do("DELETE", "/subscriptions/first", "").want(t, "deleted", 204, "")
+		},
 		"REQUEST_TIMEOUT": func(t *testing.T) {
 			release := make(chan struct{})
 			small.cluster.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
@@ -199,7 +209,7 @@ func TestEveryLimitIsReachedAndNamed(t *testing.T) {
 	}
 	for _, name := range []string{ // in order: those of small follow on each other
 		"MAX_BODY_BYTES", "MAX_BATCH_BYTES", "MAX_RECORDS", "MAX_STREAM_RECORDS", "MAX_STREAM_BYTES", "MAX_BATCH_ENTRIES", "MAX_HEADER_BYTES", "MAX_IN_FLIGHT_BYTES",
-		"MAX_SESSIONS", "SESSION_IDLE_TIMEOUT", "SESSION_MAX_BYTES", "SESSION_MAX_WAIT", "MAX_STREAMS", "READ_TIMEOUT", "REQUEST_TIMEOUT",
+		"MAX_SESSIONS", "SESSION_IDLE_TIMEOUT", "SESSION_MAX_BYTES", "SESSION_MAX_WAIT", "MAX_STREAMS", "MAX_SUBSCRIPTIONS", "READ_TIMEOUT", "REQUEST_TIMEOUT",
 	} {
 		t.Run(name, cases[name])
 	}

@@ -82,7 +82,7 @@ func (r *Registry) put(ctx context.Context, name string, settings Settings, old 
 	s := old
 	s.Name, s.Invalid = name, ""
 	s.Subscription = settings.subscription(name)
-	s.Subscription.Generation, s.Subscription.State, s.Redrive, s.Created = old.Generation, old.State, old.Redrive, old.Created
+	s.Generation, s.State, s.Redrive, s.Created = old.Generation, old.State, old.Redrive, old.Created
 	s.Secrets, s.Settings = old.Secrets, settings.shown()
 	var err error
 	if s.Headers, err = settings.headersOver(old.Headers); err != nil {

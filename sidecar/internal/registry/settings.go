@@ -69,7 +69,7 @@ func DecodeSettings(body []byte) (Settings, error) {
 	err := r.document(body, opDecode, members{
 		"topics": func(v value) {
 			s.Topics, _ = v.strings("an array of topics' names")
-			if s.Topics != nil && len(s.Topics) > maxTopics {
+			if len(s.Topics) > maxTopics {
 				v.mistake("topics has %d names; it may have %d", len(s.Topics), maxTopics)
 			}
 			for i, topic := range s.Topics {

@@ -17,8 +17,8 @@ func TestAllMistakesAreToldAtOnce(t *testing.T) {
 	for body, want := range map[string][]string{
 		`{}`: {"topics is missing", "url is missing"},
 		`[]`: {"the body is an array; it must be an object", "topics is missing", "url is missing"},
-		`{"topics":["a","a"],"url":"ftp://x","nmae":1,"name":2,"nmae":3}`: {
-			`topics has "a" twice`, `the url is "ftp://x"; it must be http://`, "there is no member \"nmae\" here; known are dead_letters, filter,", "there is no member \"name\"", `"nmae" is there twice`,
+		`{"topics":["a","a"],"url":"ftp://x","colour":1,"name":2,"colour":3}`: {
+			`topics has "a" twice`, `the url is "ftp://x"; it must be http://`, "there is no member \"colour\" here; known are dead_letters, filter,", "there is no member \"name\"", `"colour" is there twice`,
 		},
 		`{"topics":[],"url":""}`:                 {"topics is missing", "url is missing"},
 		`{"topics":"a","url":null}`:              {`topics is "a"; it must be an array of topics' names`, "url is null; it must be a URL"},

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -145,19 +146,34 @@ func (d *Deliveries) Poll(ctx context.Context, maxRecords int) ([]event.Record, 
 		if fetches.IsClientClosed() {
 			return nil, wrap(op, kgo.ErrClientClosed)
 		}
+		failures := fetches.Errors()
+		for _, fe := range failures {
+			if errors.Is(fe.Err, kerr.UnknownTopicID) {
+				d.renew(fe.Topic)
+			}
+		}
 		if len(records) > 0 {
 			return records, nil
 		}
-		for _, fe := range fetches.Errors() {
+		for _, fe := range failures {
 			if passes(fe.Err) || ended && (errors.Is(fe.Err, context.Canceled) || errors.Is(fe.Err, context.DeadlineExceeded)) {
 				continue
 			}
 			return nil, wrap(op, fmt.Errorf("%s/%d: %w", fe.Topic, fe.Partition, fe.Err))
 		}
-		if ctx.Err() != nil {
+		select {
+		case <-ctx.Done():
 			return nil, nil
+		default: // a callback interrupted it, or all that came was of no use
 		}
 	}
+}
+
+// renew looks a topic up again that was made anew under its name. The client stays with the one
+// that it knew, and reads nothing any more, until it is told to forget it.
+func (d *Deliveries) renew(topic string) {
+	d.client.PurgeTopicsFromConsuming(topic)
+	d.client.AddConsumeTopics(topic)
 }
 
 // poll lets callbacks pass that wait, and begins a poll that the next one can interrupt. done

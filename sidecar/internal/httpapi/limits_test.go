@@ -84,7 +84,10 @@ func TestEveryLimitIsReachedAndNamed(t *testing.T) {
 		"MAX_STREAM_BYTES": func(t *testing.T) { // room to unpack one
 			body, sender := io.Pipe()
 			first := make(chan answer, 1)
-			go func() { first <- narrow.send("POST", "/topics/b/records", body, ndjson, "Content-Encoding: zstd") }()
+			go func() {
+				defer close(first)
+				first <- narrow.send("POST", "/topics/b/records", body, ndjson, "Content-Encoding: zstd")
+			}()
 			text := packed("zstd", "{}\n")
 			_, _ = io.WriteString(sender, text[:len(text)/2])
 			eventually(t, "it is a stream", func() bool { return strings.Contains(narrow.metricsText(), "postamt_streams 1\n") })
@@ -123,7 +126,10 @@ func TestEveryLimitIsReachedAndNamed(t *testing.T) {
 			// A batch that is still being sent holds what has come of it.
 			body, sender := io.Pipe()
 			slow := make(chan answer, 1)
-			go func() { slow <- tight.send("POST", "/topics/b", body, jsonV2, "Content-Length: 16777216") }()
+			go func() {
+				defer close(slow)
+				slow <- tight.send("POST", "/topics/b", body, jsonV2, "Content-Length: 16777216")
+			}()
 			if _, err := io.WriteString(sender, strings.TrimSuffix(batch(16<<20), "}")); err != nil {
 				t.Fatal(err)
 			}

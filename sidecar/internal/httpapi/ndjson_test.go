@@ -1,10 +1,12 @@
 package httpapi_test
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -249,7 +251,7 @@ func TestLinesAreProducedWhileTheyArrive(t *testing.T) {
 	s := serve(t, nil)
 	body, sender := io.Pipe()
 	answered := make(chan answer)
-	go func() { answered <- s.send("POST", "/topics/b/records", body, ndjson) }()
+	go func() { defer close(answered); answered <- s.send("POST", "/topics/b/records", body, ndjson) }()
 	for i := range 3 {
 		if _, err := fmt.Fprintf(sender, `{"value":%d}`+"\n", i); err != nil {
 			t.Fatal(err)
@@ -287,26 +289,43 @@ func TestLinesOfAClientThatGoesAwayStayProduced(t *testing.T) {
 func TestKafkaAwayInTheMiddleOfLines(t *testing.T) {
 	t.Parallel()
 	s := serve(t, map[string]string{"REQUEST_TIMEOUT": "2s", "MAX_IN_FLIGHT_BYTES": "20000000"})
-	body, sender := io.Pipe()
-	answered := make(chan answer)
-	go func() { answered <- s.send("POST", "/topics/b/records", body, ndjson) }()
-	if _, err := io.WriteString(sender, `{"value":"stored"}`+"\n"); err != nil {
+	// Not net/http's client: the end of the connection, half a second after the answer, may reach it first.
+	conn, err := net.Dial("tcp", strings.TrimPrefix(s.api, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetDeadline(time.Now().Add(60 * time.Second))
+	send := func(line string) error {
+		_, err := fmt.Fprintf(conn, "%x\r\n%s\r\n", len(line), line)
+		return err
+	}
+	if _, err := fmt.Fprintf(conn, "POST /topics/b/records HTTP/1.1\r\nHost: x\r\n%s\r\nTransfer-Encoding: chunked\r\n\r\n", ndjson); err != nil {
+		t.Fatal(err)
+	}
+	if err := send(`{"value":"stored"}` + "\n"); err != nil {
 		t.Fatal(err)
 	}
 	s.records("b", 1)
 	fault := s.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.NotEnoughReplicas, Count: -1})
 	defer fault.Remove()
-	taken := 0
 	go func() {
 		line := `{"value":"` + repeat('x', 100_000) + `"}` + "\n"
-		for ; taken < 2000; taken++ {
-			if _, err := io.WriteString(sender, line); err != nil {
+		for range 2000 {
+			if send(line) != nil {
 				break
 			}
 		}
-		_ = sender.Close()
 	}()
-	got := <-answered
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := answer{resp.StatusCode, resp.Header, string(text)}
 	last := got.sum(t)
 	if got.status != 503 || got.header.Get("Retry-After") == "" || last.Stored != 1 || last.Failed == 0 || last.Failed > 100 || last.Code != 50302 {
 		t.Errorf("%d %+v, Retry-After %q; want the first stored, what was open at once failed, and 503/50302", got.status, last, got.header.Get("Retry-After"))
@@ -328,7 +347,7 @@ func TestAShutdownEndsAStreamOfLinesWithItsResults(t *testing.T) {
 	s := serve(t, map[string]string{"SHUTDOWN_TIMEOUT": "8s"})
 	body, sender := io.Pipe()
 	answered := make(chan answer)
-	go func() { answered <- s.send("POST", "/topics/b/records", body, ndjson) }()
+	go func() { defer close(answered); answered <- s.send("POST", "/topics/b/records", body, ndjson) }()
 	if _, err := io.WriteString(sender, `{"value":1}`+"\n"); err != nil {
 		t.Fatal(err)
 	}

@@ -132,7 +132,7 @@ func TestLimitsAnswer429WithRetryAfter(t *testing.T) {
 	// A request that is still being sent holds what it has announced.
 	body, sender := io.Pipe()
 	slow := make(chan answer)
-	go func() { slow <- s.send("POST", "/topics/a/records", body, "Content-Length: 20000") }()
+	go func() { defer close(slow); slow <- s.send("POST", "/topics/a/records", body, "Content-Length: 20000") }()
 	if _, err := io.WriteString(sender, repeat('x', 19999)); err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -42,6 +43,10 @@ const graceVariable = "POSTAMT_TEST_GRACE"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(replicaVariable) == "" {
+		// They wait most of the time: more of them at once than there are processors are sooner done.
+		if err := flag.Set("test.parallel", "6"); err != nil { // the command line has the last word
+			panic(err)
+		}
 		os.Exit(m.Run())
 	}
 	environ := make(map[string]string)
@@ -373,7 +378,7 @@ func TestAnOwnerThatComesBackGivesWay(t *testing.T) {
 	b.wantOffsets("while the owner hangs", base, "0 1 2 3")
 	b.do("POST", base+"/offsets", "").want(t, "commit", 200, "[]")
 	waiting := make(chan answer)
-	go func() { waiting <- a.do("GET", base+"/records?timeout=100", "") }() // while it hangs
+	go func() { defer close(waiting); waiting <- a.do("GET", base+"/records?timeout=100", "") }() // while it hangs
 	time.Sleep(100 * time.Millisecond)
 	if err := a.process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)

@@ -62,7 +62,7 @@ func TestEmptyLinesHoldNothing(t *testing.T) {
 	s := serve(t, map[string]string{"MAX_BODY_BYTES": "60000", "MAX_BATCH_BYTES": "60000", "MAX_IN_FLIGHT_BYTES": "60000", "REQUEST_TIMEOUT": "3s"})
 	body, sender := io.Pipe()
 	answered := make(chan answer)
-	go func() { answered <- s.send("POST", "/topics/b/records", body, ndjson) }()
+	go func() { defer close(answered); answered <- s.send("POST", "/topics/b/records", body, ndjson) }()
 	for range 10 { // at most what may be between two records
 		_, _ = io.WriteString(sender, strings.Repeat("\n", 50_000)+"{}\n")
 	}
@@ -87,7 +87,7 @@ func TestResultsOfStreamsAreNotInFlight(t *testing.T) {
 	s := serve(t, map[string]string{"MAX_BODY_BYTES": "200000", "MAX_BATCH_BYTES": "200000", "MAX_IN_FLIGHT_BYTES": "200000", "REQUEST_TIMEOUT": "3s"})
 	body, sender := io.Pipe()
 	answered := make(chan answer)
-	go func() { answered <- s.send("POST", "/topics/b/records", body, ndjson) }()
+	go func() { defer close(answered); answered <- s.send("POST", "/topics/b/records", body, ndjson) }()
 	_, _ = io.WriteString(sender, strings.Repeat("{}\n", 12_000))
 	s.records("b", 12_000)
 	s.do("POST", "/topics/a/records", repeat('x', 150_000)).want(t, "a record beside the stream", 200, "")

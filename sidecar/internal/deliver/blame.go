@@ -7,9 +7,10 @@ import "postamt/sidecar/internal/event"
 // were good. So neither an outage nor a brown-out makes dead letters.
 const (
 	blameOutcomes = 20
-	// Of one record so many failures count among the outcomes: else a few records that cannot be
-	// taken, and are tried again and again, would outweigh the others where there is little else.
-	countedFailures = 3
+	// Of one record so many outcomes count, good or bad: else a few records that cannot be taken, and
+	// are tried again and again, would outweigh the others where there is little else; and in a
+	// brown-out those that are accepted in the end would look like an endpoint that is well.
+	countedOutcomes = 3
 	// A record with so many booked failures needs no new evidence, as long as no other has failed
 	// since; nor one that is refused again right after the endpoint took another.
 	guiltyAfter = 3
@@ -32,12 +33,10 @@ type suspicion struct {
 }
 
 func (b *blame) count(d *Delivery, accepted bool) {
-	if !accepted {
-		if d.counted == countedFailures {
-			return
-		}
-		d.counted++
+	if d.counted == countedOutcomes {
+		return
 	}
+	d.counted++
 	i := b.counted % blameOutcomes
 	if b.counted >= blameOutcomes && b.outcomes[i] {
 		b.good--

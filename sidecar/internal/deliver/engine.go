@@ -346,14 +346,9 @@ func (e *Engine) accept(d *Delivery, now time.Time) {
 	}
 }
 
-// recovered makes what failed in an outage start anew: what the endpoint said of records meanwhile
-// it would have said of any.
+// recovered makes what failed in an outage start anew, at once: what the endpoint said of a record
+// meanwhile it would have said of any.
 func (e *Engine) recovered(now time.Time) {
-	for _, s := range e.blame.pending {
-		if s.d.inOutage {
-			s.d.pending = 0
-		}
-	}
 	for _, d := range e.resting.list {
 		if d.state == resting && d.booked == 0 {
 			d.failures, d.until = min(d.failures, 1), now // it has been tried: it is one of again
@@ -364,7 +359,6 @@ func (e *Engine) recovered(now time.Time) {
 
 func (e *Engine) fail(d *Delivery, now time.Time) {
 	d.failures++
-	d.inOutage = e.circuit.down
 	d.partition.dirty = true
 	e.blame.count(d, false)
 	e.blame.saw(d, e.seq)

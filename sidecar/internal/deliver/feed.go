@@ -3,7 +3,6 @@ package deliver
 import (
 	"context"
 	"slices"
-	"sync"
 	"time"
 
 	"postamt/sidecar/internal/event"
@@ -34,6 +33,7 @@ func redriveFeed(w *worker, sub *event.Subscription) *feed {
 }
 
 // read gives the worker what a feed brings until ctx ends; then it gives the feed's partitions back.
+// An error ends it sooner.
 func (w *worker) read(ctx context.Context, f *feed) error {
 	f.total = f.countPartitions(ctx)
 	opened := make(chan struct{})
@@ -52,14 +52,11 @@ func (w *worker) read(ctx context.Context, f *feed) error {
 	close(opened)
 	w.do(func() { w.total += f.total; w.share() })
 	defer w.do(func() { w.total -= f.total; w.share() })
-	var polling sync.WaitGroup
-	polling.Go(func() { f.poll(ctx) })
-	<-ctx.Done()
+	err = f.poll(ctx)
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.parts.StopTimeout)
 	defer cancel()
 	source.Close(bounded)
-	polling.Wait()
-	return nil
+	return err
 }
 
 // countPartitions counts those of all topics. Where Kafka cannot be asked, this replica takes
@@ -76,12 +73,13 @@ func (f *feed) countPartitions(ctx context.Context) int {
 	return total
 }
 
-func (f *feed) poll(ctx context.Context) {
+// poll gives the loop what the source brings until ctx ends. An error is of a source that may have
+// stopped reading a partition: it is to be opened anew.
+func (f *feed) poll(ctx context.Context) error {
 	for ctx.Err() == nil {
 		records, err := f.source.Poll(ctx, pollRecords)
 		if err != nil && ctx.Err() == nil {
-			f.w.log.Warn("records cannot be read", "group", f.group, "error", err)
-			pause(ctx, pollPause)
+			return err
 		}
 		if len(records) == 0 {
 			continue
@@ -91,6 +89,7 @@ func (f *feed) poll(ctx context.Context) {
 		case <-f.w.ended:
 		}
 	}
+	return nil
 }
 
 // offer gives the engine what was read. It is called in the loop.

@@ -220,7 +220,7 @@ func (r *runner) run(ctx context.Context) {
 		delivering.stop()
 	}
 	defer stop()
-	var redrive, redriven int64 // the one that runs, the last one that has ended
+	var redrive, redriven int64             // the one that runs, the last one that has ended
 	look := time.NewTicker(redriveInterval) // while there is one
 	look.Stop()
 	defer look.Stop()
@@ -240,7 +240,7 @@ func (r *runner) run(ctx context.Context) {
 			r.show(w)
 			delivering.begin(ctx, func(ctx context.Context) {
 				if err := w.run(ctx); err != nil {
-					log.Error("the subscription cannot be read", "error", err)
+					log.Error("records cannot be read; it is tried again", "error", err)
 				}
 			})
 		}
@@ -260,7 +260,7 @@ func (r *runner) run(ctx context.Context) {
 			redriving.begin(ctx, func(ctx context.Context) {
 				defer w.feeds.Done()
 				if err := w.read(ctx, f); err != nil {
-					log.Error("the dead letters cannot be read", "error", err)
+					log.Error("dead letters cannot be read; it is tried again", "error", err)
 				}
 			})
 		}
@@ -268,11 +268,10 @@ func (r *runner) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-r.woken:
-		case <-delivering.done:
-			log.Warn("delivery ended; it begins again")
-			pause(ctx, pollPause)
+		case <-delivering.done: // why has been logged
+			pause(ctx, openPause)
 		case <-redriving.done:
-			pause(ctx, pollPause)
+			pause(ctx, openPause)
 		case <-look.C:
 			if redriving.over() || !r.redriven(ctx, sub) {
 				continue

@@ -79,6 +79,7 @@ type entry struct {
 	covered  bool // a commit has said that it is decided
 	open     int  // attempts in flight, of living and dead replicas
 	extra    bool // of those that come to the end
+	skipped  bool // by an operator
 }
 
 func (en *entry) decided() bool { return en.accepted > 0 || len(en.letters) > 0 }
@@ -327,6 +328,11 @@ func (w *world) run() error {
 			}
 		})
 	}
+	if w.rnd.IntN(3) == 0 { // an operator
+		for range w.rnd.IntN(10) {
+			w.after(time.Duration(w.rnd.Int64N(int64(w.end.Sub(w.start)))), w.skip)
+		}
+	}
 	limit := w.end.Add(240 * time.Hour)
 	for steps := 0; w.failure == nil; steps++ {
 		if len(w.events) == 0 || steps > 3_000_000 {
@@ -345,6 +351,25 @@ func (w *world) run() error {
 		}
 	}
 	return w.failure
+}
+
+// skip has an operator give a record up.
+func (w *world) skip() {
+	tp := w.tps[w.rnd.IntN(len(w.tps))]
+	r := w.owner[tp]
+	if r == nil || !r.alive || r.leaving[tp] {
+		return
+	}
+	p := r.engine.partitions[tp]
+	if len(p.records) == 0 {
+		return
+	}
+	offset := p.records[w.rnd.IntN(len(p.records))].Record.Offset
+	if r.engine.Skip(tp, offset) == nil {
+		w.say("%v/%d is skipped", tp, offset)
+		w.find(tp, offset).skipped = true
+	}
+	r.pump()
 }
 
 func (w *world) finished() bool {
@@ -387,7 +412,7 @@ func (w *world) judge() error {
 	}
 	for _, tp := range w.tps {
 		for _, en := range w.logs[tp] {
-			if len(en.letters) > 0 && en.poison == sound && !browned && outages <= 1 {
+			if len(en.letters) > 0 && en.poison == sound && !en.skipped && !browned && outages <= 1 {
 				return fmt.Errorf("the record %v/%d is sound and became a dead letter: %+v", tp, en.offset, en.letters[0])
 			}
 		}
@@ -680,6 +705,12 @@ func (w *world) allowed(en *entry, l event.DeadLetter) {
 		if a.en != en && a.began.After(l.FirstAttempt) {
 			return
 		}
+	}
+	if l.Reason == event.ReasonSkipped {
+		if !en.skipped {
+			w.wrong("%v/%d was not skipped", en.tp, en.offset)
+		}
+		return
 	}
 	if l.Reason == event.ReasonGaveUp && w.retry.GiveUpAfter > 0 && (len(w.accepts) == 0 || w.now.Sub(w.accepts[len(w.accepts)-1].at) >= w.retry.GiveUpAfter) {
 		return

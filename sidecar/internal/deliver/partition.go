@@ -38,11 +38,10 @@ type Delivery struct {
 	attempts  int // all of them
 	first     time.Time
 	failures  int // in this engine, since the last outage: they lengthen the wait
-	counted   int // failures among the outcomes that tell how the endpoint is
+	counted   int // outcomes among those that tell how the endpoint is
 	booked    int // failures that count against the record
 	bookedAt  uint64
 	pending   uint64 // when it failed, as long as that is not booked; 0: no
-	inOutage  bool   // the last failure was while the endpoint was down
 	// The next booked failure may make it a dead letter.
 	lastChance bool
 	byItself   bool // to be tried with nothing else in flight

@@ -25,8 +25,8 @@ const (
 	letterTimeout = 30 * time.Second
 	// Dead letters that are written at once.
 	maxWriting = 64
-	// After a poll that failed for good the next one waits.
-	pollPause = time.Second
+	// A source that failed is opened anew after this.
+	openPause = 5 * time.Second
 	// Of each subscription so many attempts are remembered.
 	keptAttempts = 20
 )

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,7 +30,8 @@ type source struct {
 	assigned map[event.TopicPartition]bool
 	paused   map[event.TopicPartition]bool
 	commits  map[event.TopicPartition]event.Commit
-	refuse   int // commits that fail
+	refuse   int   // commits that fail
+	broken   error // what the next poll says
 	closed   bool
 }
 
@@ -98,6 +100,10 @@ func (s *source) Poll(ctx context.Context, maxRecords int) ([]event.Record, erro
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for ctx.Err() == nil {
+		if err := s.broken; err != nil {
+			s.broken = nil
+			return nil, err
+		}
 		for tp := range s.assigned {
 			left := s.log[tp][s.read[tp]:]
 			if n := min(len(left), maxRecords); n > 0 && !s.paused[tp] {
@@ -528,6 +534,134 @@ func TestAFailedCommitIsMadeAgain(t *testing.T) {
 			t.Errorf("committed is %+v", c)
 		}
 	})
+}
+
+func TestASourceThatFailsIsOpenedAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := open(t, nil)
+		defer o.stop()
+		o.source.give(voucher0)
+		o.source.add(recordsOf(voucher0, 0, 5)...)
+		time.Sleep(time.Second)
+		o.source.mu.Lock()
+		o.source.broken = errors.New("an offset cannot be fetched")
+		o.source.news.Broadcast()
+		o.source.mu.Unlock()
+		time.Sleep(openPause + time.Second)
+		if len(o.opened) != 2 {
+			t.Fatalf("opened were %v", o.opened)
+		}
+		o.source.give(voucher0)
+		o.source.add(recordsOf(voucher0, 5, 5)...)
+		time.Sleep(time.Second)
+		if c := o.source.committed(voucher0); c.Offset != 10 || len(o.end.got()) != 10 {
+			t.Errorf("committed is %+v after %d", c, len(o.end.got()))
+		}
+	})
+}
+
+func TestABrownOutMakesNoDeadLetters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := open(t, nil)
+		defer o.stop()
+		var n atomic.Int64
+		o.end.answer = func(ctx context.Context, a event.Attempt) event.Outcome {
+			if n.Add(1)%4 == 0 { // one of four
+				return ok(ctx, a)
+			}
+			return event.Outcome{Verdict: event.Refused, Status: 403}
+		}
+		o.source.give(voucher0)
+		records := recordsOf(voucher0, 0, 1000)
+		for i := range records {
+			records[i].Key = nil
+		}
+		o.source.add(records...)
+		time.Sleep(24 * time.Hour)
+		if got, letters := len(o.end.got()), len(o.letters.got()); got != 1000 || letters != 0 {
+			t.Errorf("%d were accepted, and %d dead letters written; want all, none", got, letters)
+		}
+	})
+}
+
+func TestWhatFailedIsTriedAgainBesideABacklog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := open(t, func(o *office, p *Parts) {
+			o.sub.MaxInFlight = 4
+			p.Window.Records = 10_000
+		})
+		defer o.stop()
+		var failed atomic.Bool
+		var came time.Duration
+		began := time.Now()
+		o.end.answer = func(ctx context.Context, a event.Attempt) event.Outcome {
+			if a.Origin.Offset == 0 {
+				if !failed.Swap(true) {
+					return event.Outcome{Verdict: event.Failed, Status: 500}
+				}
+				came = time.Since(began)
+			}
+			time.Sleep(100 * time.Millisecond)
+			return ok(ctx, a)
+		}
+		records := recordsOf(voucher0, 0, 5000) // two minutes' work
+		for i := range records {
+			records[i].Key = nil
+		}
+		o.source.give(voucher0)
+		o.source.add(records...)
+		time.Sleep(time.Hour)
+		if came == 0 || came > 2*time.Second {
+			t.Errorf("it was tried again after %v; its wait is a second at the most", came)
+		}
+	})
+}
+
+func TestAfterAnOutageEverythingIsTriedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := open(t, nil)
+		defer o.stop()
+		o.end.answer = answers(event.Unreachable, 503)
+		o.source.give(voucher0)
+		records := recordsOf(voucher0, 0, 100)
+		for i := range records {
+			records[i].Key = nil
+		}
+		o.source.add(records...)
+		time.Sleep(24 * time.Hour)
+		var first, last time.Time
+		var mu sync.Mutex
+		o.end.answer = func(ctx context.Context, a event.Attempt) event.Outcome {
+			mu.Lock()
+			defer mu.Unlock()
+			if first.IsZero() {
+				first = time.Now()
+			}
+			last = time.Now()
+			return ok(ctx, a)
+		}
+		time.Sleep(time.Hour)
+		if n := len(o.end.got()); n != 100 || last.Sub(first) > time.Second {
+			t.Errorf("%d were accepted, the last one %v after the first", n, last.Sub(first))
+		}
+	})
+}
+
+func TestNothingOfASealedPartitionIsTaken(t *testing.T) {
+	e := New(optionsOf(new(subscriptionForTest()), Window{Records: 100, Bytes: 1 << 20}), nil)
+	now := time.Now()
+	e.Assign(voucher0, event.Commit{Offset: 0}, now)
+	e.Seal(voucher0)
+	e.Offer(recordsOf(voucher0, 0, 3))
+	if _, found := e.Next(now); found {
+		t.Error("a record was begun that was polled before the partition was to go")
+	}
+	e.Drop(voucher0)
+	e.Assign(voucher0, event.Commit{Offset: 0}, now)
+	e.Offer(recordsOf(voucher0, 0, 3))
+	if d, found := e.Next(now); !found || d.Record.Offset != 0 {
+		t.Errorf("then the first is %+v, %v", d, found)
+	}
 }
 
 func TestFilter(t *testing.T) {

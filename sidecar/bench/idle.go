@@ -13,9 +13,9 @@ import (
 
 // idleSample is a consumer with so many idle sessions and as many idle streams.
 type idleSample struct {
-	n                                int
-	peak, rss, threads, handles, cpu float64
-	goroutines, heap, opening        float64
+	n                                         int
+	peak, rss, threads, handles, sockets, cpu float64
+	goroutines, heap, opening                 float64
 }
 
 // idleFor is how long idle ones are watched.
@@ -37,29 +37,10 @@ func (b *bench) measureIdle(ctx context.Context) error {
 			return fmt.Errorf("%d idle: %w", n, err)
 		}
 		have = n
-		opening := time.Since(began).Seconds()
-		select {
-		case <-time.After(2 * time.Second):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		cpu := p.cpu()
-		select {
-		case <-time.After(idleFor):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		s := idleSample{
-			n: n, peak: p.status("VmHWM"), rss: p.status("VmRSS"), threads: p.status("Threads"), handles: p.handles(),
-			cpu: (p.cpu() - cpu) / idleFor.Seconds(), opening: opening,
-		}
-		if s.goroutines, err = p.counter(ctx, "go_goroutines"); err != nil {
+		s, err := watch(ctx, p, n, time.Since(began))
+		if err != nil {
 			return err
 		}
-		if s.heap, err = p.counter(ctx, "go_memstats_heap_inuse_bytes"); err != nil {
-			return err
-		}
-		s.heap /= 1 << 20
 		sessions, err := p.counter(ctx, "postamt_sessions ")
 		if err != nil {
 			return err
@@ -75,6 +56,28 @@ func (b *bench) measureIdle(ctx context.Context) error {
 		b.idleAt = append(b.idleAt, s)
 	}
 	return nil
+}
+
+// watch looks at a process that has opened n of something.
+func watch(ctx context.Context, p *process, n int, opening time.Duration) (s idleSample, err error) {
+	if err := wait(ctx, 2*time.Second); err != nil {
+		return s, err
+	}
+	cpu := p.cpu()
+	if err := wait(ctx, idleFor); err != nil {
+		return s, err
+	}
+	s = idleSample{
+		n: n, peak: p.status("VmHWM"), rss: p.status("VmRSS"), threads: p.status("Threads"),
+		cpu: (p.cpu() - cpu) / idleFor.Seconds(), opening: opening.Seconds(),
+	}
+	s.handles, s.sockets = p.handles()
+	if s.goroutines, err = p.counter(ctx, "go_goroutines"); err != nil {
+		return s, err
+	}
+	s.heap, err = p.counter(ctx, "go_memstats_heap_inuse_bytes")
+	s.heap /= 1 << 20
+	return s, err
 }
 
 // openIdle opens the sessions and streams from number from on, until there are to of each.

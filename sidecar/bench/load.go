@@ -40,12 +40,18 @@ func requestBody(n, first int) []byte {
 		if i > 0 {
 			b.WriteByte(',')
 		}
-		value := fmt.Sprintf(`{"code":"V-%08d","amount":49.95,"currency":"EUR","store":{"id":%d,"city":"Köln"},"items":[{"sku":"4006381333931","qty":1}],"sold_at":"2026-01-02T03:04:05Z","note":"`, first+i, i%100)
-		value += strings.Repeat("x", valueBytes-len(value)-2) + `"}`
-		b.WriteString(`{"value":` + value + `}`)
+		b.WriteString(`{"value":`)
+		b.Write(recordValue(first + i))
+		b.WriteByte('}')
 	}
 	b.WriteString(`]}`)
 	return b.Bytes()
+}
+
+// recordValue is a value of valueBytes.
+func recordValue(i int) []byte {
+	value := fmt.Appendf(nil, `{"code":"V-%08d","amount":49.95,"currency":"EUR","store":{"id":%d,"city":"Köln"},"items":[{"sku":"4006381333931","qty":1}],"sold_at":"2026-01-02T03:04:05Z","note":"`, i, i%100)
+	return append(append(value, strings.Repeat("x", valueBytes-len(value)-2)...), `"}`...)
 }
 
 // load measures one row of one side, with a process of its own, and adds to the samples.

@@ -20,20 +20,33 @@ import (
 )
 
 func main() {
-	if len(os.Args) == 2 && os.Args[1] == "line" {
-		serveLine()
-		return
+	if len(os.Args) == 2 {
+		switch os.Args[1] {
+		case "line":
+			serveLine()
+		case "receiver":
+			serveReceiver()
+		case "bare":
+			if err := postBare(); err != nil {
+				fmt.Fprintln(os.Stderr, "bench bare:", err)
+				os.Exit(1)
+			}
+			return
+		}
 	}
 	b := &bench{}
 	flag.StringVar(&b.postamt, "postamt", "", "the binary that is measured")
 	flag.StringVar(&b.jars, "kafka", "", "the folder with Kafka's jars")
 	flag.StringVar(&b.dir, "dir", "", "a folder for what is written meanwhile, Kafka's data among it")
-	rows := flag.String("rows", "P1,P2,P3,P4,C1,idle", "what to measure")
+	rows := flag.String("rows", "P1,P2,P3,P4,C1,D1,D2,D3,D4,idle,subscriptions", "what to measure")
 	flag.IntVar(&b.rounds, "rounds", 5, "how often")
 	flag.DurationVar(&b.duration, "duration", 4*time.Second, "how long one measurement of P1 to P4 is")
 	flag.DurationVar(&b.warmUp, "warm-up", time.Second, "load before each measurement of P1 to P4 that does not count")
 	flag.IntVar(&b.drain, "drain", 500_000, "records of C1")
+	flag.IntVar(&b.records, "deliveries", 200_000, "records of D1 to D3")
+	flag.IntVar(&b.lowLoad, "low-load", 400, "records of D4")
 	flag.IntVar(&b.idle, "idle", 1000, "idle sessions and streams")
+	flag.IntVar(&b.subscriptions, "subscriptions", 500, "idle subscriptions")
 	flag.Parse()
 	b.rows = strings.Split(*rows, ",")
 
@@ -61,14 +74,22 @@ type bench struct {
 	rounds             int
 	duration, warmUp   time.Duration
 	drain, idle        int
+	records, lowLoad   int // of D1 to D3, of D4
+	subscriptions      int
 
-	started []*process
-	servers string // Kafka's address
+	started   []*process
+	servers   string // Kafka's address
+	receiver  *process
+	secretKey string
+	sample    *sample // what the bare client sends
 
 	loads    map[string]*samples // by row and side
 	drains   map[string][]float64
 	drainMem []float64
 	idleAt   []idleSample
+
+	delivered    delivered
+	subscribedAt []idleSample
 }
 
 // samples are the measurements of one row and side, one for each round.
@@ -96,6 +117,11 @@ func (b *bench) run(ctx context.Context) error {
 			return err
 		}
 	}
+	if b.delivers() || b.has("D4") || b.has("subscriptions") {
+		if err := b.startReceiver(ctx); err != nil {
+			return err
+		}
+	}
 	// Kafka's code is compiled while it runs: its first thousands of requests take longer.
 	progress("warm-up")
 	b.forget()
@@ -111,6 +137,11 @@ func (b *bench) run(ctx context.Context) error {
 	if b.has("C1") {
 		if err := b.drainAll(ctx, -1); err != nil {
 			return fmt.Errorf("warm-up, C1: %w", err)
+		}
+	}
+	if b.delivers() {
+		if err := b.warmUpDeliveries(ctx); err != nil {
+			return fmt.Errorf("warm-up, deliveries: %w", err)
 		}
 	}
 	b.forget()
@@ -137,9 +168,24 @@ func (b *bench) run(ctx context.Context) error {
 				return fmt.Errorf("C1: %w", err)
 			}
 		}
+		if b.delivers() {
+			if err := b.deliverRound(ctx, round); err != nil {
+				return fmt.Errorf("deliveries: %w", err)
+			}
+		}
+	}
+	if b.has("D4") {
+		if err := b.deliverLowLoad(ctx); err != nil {
+			return fmt.Errorf("D4: %w", err)
+		}
 	}
 	if b.has("idle") {
-		return b.measureIdle(ctx)
+		if err := b.measureIdle(ctx); err != nil {
+			return err
+		}
+	}
+	if b.has("subscriptions") {
+		return b.measureSubscriptions(ctx)
 	}
 	return nil
 }

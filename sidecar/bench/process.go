@@ -87,15 +87,16 @@ func (p *process) failed(what string) error {
 	return fmt.Errorf("%s %s; its output ends with:\n%s", p.cmd.Path, what, text[max(0, len(text)-2000):])
 }
 
-// startSide starts the line, or a role of postamt with its default settings.
-func (b *bench) startSide(ctx context.Context, side string) (*process, error) {
+// startSide starts the line, the receiver, or a role of postamt with its default settings but for
+// those of env.
+func (b *bench) startSide(ctx context.Context, side string, env ...string) (*process, error) {
 	address, metrics, err := freePorts()
 	if err != nil {
 		return nil, err
 	}
-	env := []string{"HTTP_ADDRESS=" + address, "METRICS_ADDRESS=" + metrics, "KAFKA_BOOTSTRAP_SERVERS=" + b.servers}
+	env = append(env, "HTTP_ADDRESS="+address, "METRICS_ADDRESS="+metrics, "KAFKA_BOOTSTRAP_SERVERS="+b.servers)
 	command := []string{b.postamt, side}
-	if side == "line" {
+	if side == "line" || side == "receiver" {
 		self, err := os.Executable()
 		if err != nil {
 			return nil, err
@@ -178,6 +179,9 @@ topics:
   bench.load: { partitions: 6, configs: { retention.bytes: "134217728", segment.bytes: "67108864" } }
   bench.drain: { partitions: 6 }
   bench.idle: { partitions: 3 }
+  `+deliveryTopic+`: { partitions: `+strconv.Itoa(deliveryPartitions)+` }
+  `+lowLoadTopic+`: { partitions: 3 }
+  bench.dead-letters: { partitions: 1 }
 `), 0o600); err != nil {
 		return err
 	}
@@ -218,10 +222,16 @@ func (p *process) status(name string) float64 {
 	return 0
 }
 
-// handles counts the open files and sockets.
-func (p *process) handles() float64 {
-	entries, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
-	return float64(len(entries))
+// handles counts the open files and sockets, and the sockets among them.
+func (p *process) handles() (all, sockets float64) {
+	folder := fmt.Sprintf("/proc/%d/fd/", p.cmd.Process.Pid)
+	entries, _ := os.ReadDir(folder)
+	for _, e := range entries {
+		if to, _ := os.Readlink(folder + e.Name()); strings.HasPrefix(to, "socket:") {
+			sockets++
+		}
+	}
+	return float64(len(entries)), sockets
 }
 
 // counters sums a process' metrics, by name, or by name and labels where they are part of it.

@@ -57,34 +57,76 @@ func (b *bench) report(w io.Writer) bool {
 		fmt.Fprintf(w, "| C1, binary: records/s | | %s | | | | |\n", spread(b.drains["binary"]))
 		fmt.Fprintf(w, "| C1, json: memory (peak RSS), MiB | | %s | | | | |\n", spread(b.drainMem))
 	}
+	b.reportDeliveries(w, row)
 	if len(b.idleAt) > 0 {
 		most := b.idleAt[len(b.idleAt)-1]
 		idle := fmt.Sprintf("%s idle sessions and %s idle streams: ", number(float64(most.n)), number(float64(most.n)))
 		row(idle+"memory (peak RSS), MiB", "", number(most.peak), "", most.peak, 512, 512, true)
 		row(idle+"threads", "", number(most.threads), "", most.threads, 150, 150, true)
-		b.reportIdle(w)
 	}
+	if len(b.subscribedAt) > 0 {
+		most := b.subscribedAt[len(b.subscribedAt)-1]
+		idle := number(float64(most.n)) + " idle subscriptions: "
+		row(idle+"memory (peak RSS), MiB", "", number(most.peak), "", most.peak, 256, 256, true)
+		row(idle+"threads", "", number(most.threads), "", most.threads, 100, 100, true)
+		row(idle+"connections", "", number(most.sockets), "", most.sockets, 2500, 2500, true)
+		row(idle+"processor, cores", "", number(most.cpu), "", most.cpu, 0.15, 0.15, true)
+	}
+	reportIdle(w, "Idle sessions, and as many streams", "pair", b.idleAt)
+	reportIdle(w, "Idle subscriptions", "subscription", b.subscribedAt)
 	return all
 }
 
-// reportIdle prints what a consumer needs for idle sessions and streams, and for one more.
-func (b *bench) reportIdle(w io.Writer) {
-	fmt.Fprintf(w, "\n| Idle sessions, and as many streams | RSS, MiB | peak, MiB | Go heap, MiB | threads | goroutines | handles | CPU, cores | opened in, s |\n|---|---|---|---|---|---|---|---|---|\n")
-	line := func(name string, s idleSample) {
-		fmt.Fprintf(w, "| %s | %s | %s | %s | %s | %s | %s | %.3f | %s |\n", name, number(s.rss), number(s.peak), number(s.heap),
-			number(s.threads), number(s.goroutines), number(s.handles), s.cpu, number(s.opening))
+// reportDeliveries prints the rows of D1 to D4, each by row.
+func (b *bench) reportDeliveries(w io.Writer, row func(work, line, ours, ratio string, value, must, aim float64, less bool)) {
+	d := &b.delivered
+	if d.atOnce != nil {
+		r := ratios(d.atOnce, d.bare)
+		row(fmt.Sprintf("D1, %d deliveries in flight, answered at once: deliveries/s", inFlight), spread(d.bare), spread(d.atOnce), spread(r), median(r), 0.6, 0.8, false)
+		fmt.Fprintf(w, "| D1 CPU s per million deliveries | %s | %s | | | | |\n", spread(d.bareCPU), spread(d.cpu))
 	}
-	for _, s := range b.idleAt {
-		line(number(float64(s.n)), s)
+	if d.slow != nil {
+		limit := inFlight / slowAnswer.Seconds()
+		r := make([]float64, len(d.slow))
+		for i, rate := range d.slow {
+			r[i] = rate / limit
+		}
+		row(fmt.Sprintf("D2, %d in flight, answered after %v: deliveries/s, of what is possible", inFlight, slowAnswer), number(limit), spread(d.slow), spread(r), median(r), 0.95, 0.95, false)
 	}
-	if len(b.idleAt) < 2 {
+	if d.stuck != nil {
+		r := ratios(d.stuck, d.atOnce)
+		row(fmt.Sprintf("D3, as D1, one key in %s stuck: deliveries/s, of D1", number(stuckKeys)), spread(d.atOnce), spread(d.stuck), spread(r), median(r), 0.95, 0.95, false)
+		fmt.Fprintf(w, "| D3 CPU s per million deliveries | | %s | | | | |\n", spread(d.stuckCPU))
+	}
+	if d.fromAck != nil {
+		p50 := percentile(d.fromAck, 50)
+		row("D4, 20 records/s: p50 from acknowledgement to delivery, ms", "", number(p50), "", p50, 10, 10, true)
+		fmt.Fprintf(w, "| D4 p99; from the request, p50; p99, ms | | %s; %s; %s | | | | |\n", number(percentile(d.fromAck, 99)),
+			number(percentile(d.fromRequest, 50)), number(percentile(d.fromRequest, 99)))
+	}
+}
+
+// reportIdle prints what a consumer needs for idle ones of something, and for one more.
+func reportIdle(w io.Writer, what, one string, all []idleSample) {
+	if len(all) == 0 {
 		return
 	}
-	few, most := b.idleAt[len(b.idleAt)-2], b.idleAt[len(b.idleAt)-1]
-	if pairs := float64(most.n - few.n); pairs > 0 {
-		fmt.Fprintf(w, "| each pair more, of %d to %d | %.3f | %.3f | %.3f | %.3f | %.1f | %.1f | %.6f | |\n", few.n, most.n,
-			(most.rss-few.rss)/pairs, (most.peak-few.peak)/pairs, (most.heap-few.heap)/pairs, (most.threads-few.threads)/pairs,
-			(most.goroutines-few.goroutines)/pairs, (most.handles-few.handles)/pairs, (most.cpu-few.cpu)/pairs)
+	fmt.Fprintf(w, "\n| %s | RSS, MiB | peak, MiB | Go heap, MiB | threads | goroutines | handles | connections | CPU, cores | opened in, s |\n|---|---|---|---|---|---|---|---|---|---|\n", what)
+	line := func(name string, s idleSample) {
+		fmt.Fprintf(w, "| %s | %s | %s | %s | %s | %s | %s | %s | %.3f | %s |\n", name, number(s.rss), number(s.peak), number(s.heap),
+			number(s.threads), number(s.goroutines), number(s.handles), number(s.sockets), s.cpu, number(s.opening))
+	}
+	for _, s := range all {
+		line(number(float64(s.n)), s)
+	}
+	if len(all) < 2 {
+		return
+	}
+	few, most := all[len(all)-2], all[len(all)-1]
+	if more := float64(most.n - few.n); more > 0 {
+		fmt.Fprintf(w, "| each %s more, of %d to %d | %.3f | %.3f | %.3f | %.3f | %.1f | %.1f | %.1f | %.6f | |\n", one, few.n, most.n,
+			(most.rss-few.rss)/more, (most.peak-few.peak)/more, (most.heap-few.heap)/more, (most.threads-few.threads)/more,
+			(most.goroutines-few.goroutines)/more, (most.handles-few.handles)/more, (most.sockets-few.sockets)/more, (most.cpu-few.cpu)/more)
 	}
 }
 

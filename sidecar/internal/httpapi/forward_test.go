@@ -158,12 +158,12 @@ func TestAForwarderThatStandsStill(t *testing.T) {
 // the forwarder tells the owner that it is still at it.
 func TestASlowReaderThroughAnotherReplica(t *testing.T) {
 	t.Parallel()
-	_, r := replicas(t, 2, map[string]string{graceVariable: "200ms"}) // 600ms of silence
+	_, r := replicas(t, 2, map[string]string{graceVariable: "500ms"}) // 1.5 s of silence
 	owner, other := r[0], r[1]
 	owner.largeSession(largeRecords)
 	resp := other.reading()
 	var text bytes.Buffer
-	for range 15 {
+	for range 20 {
 		time.Sleep(200 * time.Millisecond)
 		if _, err := io.CopyN(&text, resp.Body, 500_000); err != nil {
 			t.Fatalf("after %d bytes: %v", text.Len(), err)

@@ -44,7 +44,7 @@ const graceVariable = "POSTAMT_TEST_GRACE"
 func TestMain(m *testing.M) {
 	if os.Getenv(replicaVariable) == "" {
 		// They wait most of the time: more of them at once than there are processors are sooner done.
-		if err := flag.Set("test.parallel", "6"); err != nil { // the command line has the last word
+		if err := flag.Set("test.parallel", "3"); err != nil { // the command line has the last word
 			panic(err)
 		}
 		os.Exit(m.Run())

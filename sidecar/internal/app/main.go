@@ -28,8 +28,10 @@ const usage = `usage: postamt ROLE
   bootstrap [--plan] [--strict] makes the declared topics exist, then ends;
                                 --plan shows what would change and changes nothing,
                                 --strict ends with 1 where topics differ from the file
-  dev [--data DIR]              all of them on an embedded broker, on 127.0.0.1:8088;
-                                --data keeps its records in DIR
+  dev [--data DIR] [--demo]     all of them on an embedded broker, on 127.0.0.1:8088;
+                                --data keeps its records in DIR, --demo adds the demo
+  demo register|webshop         sells vouchers, and receives them; the web shop has a page with a
+                                button for each thing that can go wrong
   healthcheck                   ends with 0 when this container's /health says 200
   config                        prints every variable, its value and what it is for
   version                       prints the version
@@ -45,7 +47,7 @@ func Main(ctx context.Context, args []string, environ map[string]string, openAPI
 	name, args := args[0], args[1:]
 	flags := flag.NewFlagSet("postamt "+name, flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	var plan, strict bool
+	var plan, strict, withDemo bool
 	var data string
 	switch name {
 	case "bootstrap":
@@ -53,6 +55,7 @@ func Main(ctx context.Context, args []string, environ map[string]string, openAPI
 		flags.BoolVar(&strict, "strict", false, "end with 1 where topics differ from the file")
 	case "dev":
 		flags.StringVar(&data, "data", "", "the folder that keeps the records; without it they are in memory")
+		flags.BoolVar(&withDemo, "demo", false, "sell vouchers to a web shop, whose page is at DEMO_ADDRESS")
 	case "help", "-h", "--help":
 		fmt.Fprintln(stdout, usage)
 		return nil
@@ -62,7 +65,12 @@ func Main(ctx context.Context, args []string, environ map[string]string, openAPI
 	} else if err != nil {
 		return err
 	}
-	if flags.NArg() > 0 {
+	var end string // of the demo
+	if name == "demo" && flags.NArg() == 1 {
+		end = flags.Arg(0)
+	} else if name == "demo" {
+		return fmt.Errorf("demo takes one argument, %s or %s\n\n%s", demoRegister, demoWebshop, usage)
+	} else if flags.NArg() > 0 {
 		return fmt.Errorf("%s takes no argument %q\n\n%s", name, flags.Arg(0), usage)
 	}
 	if name == "version" {
@@ -89,9 +97,18 @@ func Main(ctx context.Context, args []string, environ map[string]string, openAPI
 	case "bootstrap":
 		return Bootstrap(ctx, cfg, plan, strict, stdout, log.With("role", name))
 	case "dev":
-		return RunDev(ctx, cfg, environ["TOPICS_FILE"], data, log, func(api, _ net.Addr) {
+		run := RunDev
+		if withDemo {
+			run = RunDevWithDemo
+		}
+		return run(ctx, cfg, environ["TOPICS_FILE"], data, log, func(api, page net.Addr) {
 			fmt.Fprintf(stdout, "Postamt serves http://%s; try:\n\n    curl -d 'Hello, Kafka!' 'http://%[1]s/topics/my-topic/records?key=key1'\n\n", api)
+			if withDemo {
+				fmt.Fprintf(stdout, "The demo's page is http://%s\n\n", page)
+			}
 		})
+	case "demo":
+		return RunDemo(ctx, end, cfg, log.With("role", end), nil)
 	case "healthcheck":
 		return healthcheck(ctx, cfg.HTTPAddress)
 	case "config":

@@ -27,6 +27,8 @@ func TestMainRefusesWhatItDoesNotKnow(t *testing.T) {
 		{nil, nil, []string{"no role is named", "usage: postamt ROLE"}},
 		{[]string{"broker"}, nil, []string{`there is no role "broker"`, "usage: postamt ROLE"}},
 		{[]string{"producer", "now"}, nil, []string{`producer takes no argument "now"`}},
+		{[]string{"demo"}, nil, []string{"demo takes one argument, register or webshop"}},
+		{[]string{"demo", "till"}, nil, []string{`the demo has no "till"; it has register and webshop`}},
 		{[]string{"producer", "--plan"}, nil, []string{"plan"}},
 		{[]string{"producer"}, map[string]string{"HTTP_ADDRESS": "x", "LOG_FORMAT": "xml"}, []string{"HTTP_ADDRESS is", "LOG_FORMAT is"}},
 		{[]string{"consumer"}, map[string]string{"MAX_SESSIONS": "many", "KAFKA_REPLICATION_FACTOR": "x"}, []string{"MAX_SESSIONS", "KAFKA_REPLICATION_FACTOR"}},

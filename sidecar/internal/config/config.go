@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"net/url"
 	"strings"
 	"time"
 
@@ -41,6 +42,7 @@ type Config struct {
 	HealthInterval    time.Duration  `env:"HEALTH_INTERVAL" envDefault:"5s" help:"how often the background checks of /health run"`
 	TrustedProxies    []netip.Prefix `env:"TRUSTED_PROXIES" envDefault:"127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7" help:"whose X-Forwarded-* headers are believed, as CIDRs"`
 	Shutdown          Shutdown       `envPrefix:"SHUTDOWN_"`
+	Demo              Demo           `envPrefix:"DEMO_"`
 
 	LogLevel  slog.Level `env:"LOG_LEVEL" envDefault:"INFO" help:"DEBUG, INFO, WARN or ERROR"`
 	LogFormat string     `env:"LOG_FORMAT" envDefault:"json" help:"json or text"`
@@ -109,6 +111,25 @@ type Shutdown struct {
 	Timeout     time.Duration `env:"TIMEOUT" envDefault:"25s" help:"after that: how long requests in flight, the producer and the sessions may take to end"`
 }
 
+// Demo configures the register and the web shop of `postamt demo` and `postamt dev --demo`.
+type Demo struct {
+	API      string  `env:"API" envDefault:"http://localhost" help:"of the demo: where register and web shop reach the HTTP API"`
+	Host     string  `env:"HOST" envDefault:"auto" help:"the Host that they ask for there; auto: that of DEMO_API"`
+	Topic    string  `env:"TOPIC" envDefault:"test.voucher" help:"where the register sells vouchers, and what the web shop subscribes to"`
+	Rate     float64 `env:"RATE" envDefault:"5" help:"vouchers a second that the register sells"`
+	Cards    int     `env:"CARDS" envDefault:"50" help:"cards that they are for: keys; each has one voucher on its way to Kafka at a time"`
+	Register string  `env:"REGISTER" envDefault:"http://register:8080" help:"where the web shop asks the register what was sold"`
+	URL      string  `env:"URL" envDefault:"http://webshop:8080/vouchers" help:"where deliveries reach the web shop"`
+	File     string  `env:"FILE" envDefault:"none" help:"keeps what the web shop has received over its restarts; none: in memory"`
+	Page     string  `env:"ADDRESS" envDefault:"127.0.0.1:8090" help:"where the web shop's page is with dev --demo; a container has HTTP_ADDRESS"`
+}
+
+// Bounds of what the demo may be told.
+const (
+	MaxDemoRate  = 5000
+	maxDemoCards = 1000
+)
+
 // Load reads the Config from environment variables and checks it. Its error has one line
 // for each mistake.
 func Load(environ map[string]string) (Config, error) {
@@ -155,7 +176,7 @@ func (c *Config) check() error {
 			errs = append(errs, fmt.Errorf(format, args...))
 		}
 	}
-	for name, address := range map[string]string{"HTTP_ADDRESS": c.HTTPAddress, "METRICS_ADDRESS": c.MetricsAddress} {
+	for name, address := range map[string]string{"HTTP_ADDRESS": c.HTTPAddress, "METRICS_ADDRESS": c.MetricsAddress, "DEMO_ADDRESS": c.Demo.Page} {
 		_, _, err := net.SplitHostPort(address)
 		require(err == nil, "%s is %q; it must be host:port or :port", name, address)
 	}
@@ -183,6 +204,12 @@ func (c *Config) check() error {
 	require(c.Limits.BatchBytes <= maxBatchBytes, "MAX_BATCH_BYTES is %d; it must be at most %d", c.Limits.BatchBytes, maxBatchBytes)
 	require(c.Delivery.WindowRecords >= 1 && c.Delivery.WindowRecords <= deliver.MaxWindowRecords, "DELIVERY_WINDOW_RECORDS is %d; it must be between 1 and %d", c.Delivery.WindowRecords, deliver.MaxWindowRecords)
 	require(c.Delivery.WindowBytes >= 1, "DELIVERY_WINDOW_BYTES is %d; it must be positive", c.Delivery.WindowBytes)
+	require(c.Demo.Rate >= 0 && c.Demo.Rate <= MaxDemoRate, "DEMO_RATE is %v; it must be between 0 and %d", c.Demo.Rate, MaxDemoRate)
+	require(c.Demo.Cards >= 1 && c.Demo.Cards <= maxDemoCards, "DEMO_CARDS is %d; it must be between 1 and %d", c.Demo.Cards, maxDemoCards)
+	for name, address := range map[string]string{"DEMO_API": c.Demo.API, "DEMO_REGISTER": c.Demo.Register, "DEMO_URL": c.Demo.URL} {
+		u, err := url.Parse(address)
+		require(err == nil && u.Scheme == "http" && u.Host != "", "%s is %q; it must be a URL that begins with http://", name, address)
+	}
 	require(c.Shutdown.ListenGrace >= 0, "SHUTDOWN_LISTEN_GRACE is %v; it must not be negative", c.Shutdown.ListenGrace)
 	for name, n := range map[string]int64{
 		"MAX_BODY_BYTES": c.Limits.BodyBytes, "MAX_RECORDS": int64(c.Limits.Records), "MAX_STREAM_RECORDS": int64(c.Limits.StreamRecords), "MAX_BATCH_ENTRIES": int64(c.Limits.BatchEntries), "MAX_HEADER_BYTES": int64(c.Limits.HeaderBytes),

@@ -53,7 +53,7 @@ type Engine struct {
 	seq        uint64 // of starts and ends of attempts
 
 	maxInFlight int
-	limiter     *rate.Limiter
+	limiter     *rate.Limiter // nil: no limit
 	paused      bool
 	circuit     circuit
 	blame       blame
@@ -64,7 +64,7 @@ type Engine struct {
 func New(opts Options, rnd *rand.Rand) *Engine {
 	e := &Engine{
 		opts: opts, rnd: rnd, partitions: make(map[event.TopicPartition]*partition),
-		backoff: backoff.Policy{Initial: opts.Retry.Initial, Max: opts.Retry.Max}, limiter: rate.NewLimiter(rate.Inf, 1),
+		backoff: backoff.Policy{Initial: opts.Retry.Initial, Max: opts.Retry.Max},
 	}
 	e.SetLimits(1, 0)
 	return e
@@ -74,12 +74,11 @@ func New(opts Options, rnd *rand.Rand) *Engine {
 // many as there are.
 func (e *Engine) SetLimits(maxInFlight int, perSecond float64) {
 	e.maxInFlight = max(1, maxInFlight)
-	limit, burst := rate.Inf, 1
-	if perSecond > 0 {
-		limit, burst = rate.Limit(perSecond), max(1, int(perSecond/10)) // a tenth of a second's
-	}
-	if e.limiter.Limit() != limit {
-		e.limiter = rate.NewLimiter(limit, burst)
+	switch limit := rate.Limit(perSecond); {
+	case limit <= 0:
+		e.limiter = nil
+	case e.limiter == nil || e.limiter.Limit() != limit:
+		e.limiter = rate.NewLimiter(limit, max(1, int(perSecond/10))) // bursts are a tenth of a second's
 	}
 }
 
@@ -171,17 +170,20 @@ func (e *Engine) Next(now time.Time) (*Delivery, bool) {
 	if !e.mayStart(now) {
 		return nil, false
 	}
-	reservation := e.limiter.ReserveN(now, 1)
-	if reservation.DelayFrom(now) > 0 {
-		reservation.CancelAt(now)
-		return nil, false
+	var reservation *rate.Reservation
+	if e.limiter != nil {
+		reservation = e.limiter.ReserveN(now, 1)
+		if reservation.DelayFrom(now) > 0 {
+			reservation.CancelAt(now)
+			return nil, false
+		}
 	}
 	d := e.pick()
 	if d != nil && d.byItself && e.inFlight > 0 { // it goes when the others have ended
 		e.alone, d = d, nil
 	}
 	if d == nil {
-		reservation.CancelAt(now)
+		giveBack(reservation, now)
 		return nil, false
 	}
 	if d.byItself {
@@ -198,6 +200,13 @@ func (e *Engine) Next(now time.Time) (*Delivery, bool) {
 	e.inFlight++
 	d.partition.inFlight++
 	return d, true
+}
+
+// giveBack lets another attempt start instead.
+func giveBack(r *rate.Reservation, now time.Time) {
+	if r != nil {
+		r.CancelAt(now)
+	}
 }
 
 func (e *Engine) mayStart(now time.Time) bool {
@@ -264,6 +273,8 @@ func (e *Engine) Wake(now time.Time) time.Time {
 	switch {
 	case startable && e.circuit.down && e.inFlight == 0 && now.Before(e.circuit.probeAt):
 		soonest(e.circuit.probeAt)
+	case startable && e.mayStart(now) && e.limiter == nil:
+		soonest(now)
 	case startable && e.mayStart(now):
 		r := e.limiter.ReserveN(now, 1)
 		soonest(now.Add(r.DelayFrom(now)))
@@ -297,14 +308,14 @@ func (e *Engine) Cancel(d *Delivery) {
 // Unwanted says that a record was not sent: the subscription's filter does not want it.
 func (e *Engine) Unwanted(d *Delivery, now time.Time) {
 	e.end(d)
-	d.reservation.CancelAt(now)
+	giveBack(d.reservation, now)
 	e.decide(d)
 }
 
 // Unfiltered says that a record was not sent: its filter could not be evaluated, and why.
 func (e *Engine) Unfiltered(d *Delivery, why string, now time.Time) {
 	e.end(d)
-	d.reservation.CancelAt(now)
+	giveBack(d.reservation, now)
 	d.attempts--
 	if d.attempts == 0 {
 		d.first = time.Time{}

@@ -164,8 +164,7 @@ func (m *Manager) OwnStatus(name string) (status event.DeliveryStatus, found boo
 
 // OwnAttempts gives the newest attempts that this replica has made, the newest first.
 func (m *Manager) OwnAttempts(name string) (all []event.AttemptRecord) {
-	m.ask(name, func(w *worker) { all = slices.Clone(w.attempts) })
-	slices.Reverse(all)
+	m.ask(name, func(w *worker) { all = w.newest() })
 	return all
 }
 

@@ -151,6 +151,7 @@ type replica struct {
 	woken   time.Time
 	leaving map[event.TopicPartition]bool
 	tries   map[*Delivery]*try
+	writing map[*Delivery]bool // dead letters
 }
 
 // try is an attempt on its way.
@@ -442,7 +443,7 @@ func (r *replica) begin() {
 	r.engine.SetLimits(w.inFlight, w.rate)
 	r.read = make(map[event.TopicPartition]int64)
 	r.leaving = make(map[event.TopicPartition]bool)
-	r.tries = make(map[*Delivery]*try)
+	r.tries, r.writing = make(map[*Delivery]*try), make(map[*Delivery]bool)
 }
 
 // kill ends a replica without a word. What it has on its way may arrive all the same. Its partitions
@@ -659,7 +660,8 @@ func (r *replica) pump() {
 			break
 		}
 		l := e.Letter(d)
-		w.after(time.Duration(w.rnd.Int64N(int64(50*time.Millisecond))), func() {
+		r.writing[d] = true
+		w.after(time.Duration(w.rnd.Int64N(int64(500*time.Millisecond))), func() {
 			stored := w.rnd.Float64() < w.letterOK
 			if stored { // even if the replica has died meanwhile
 				en := w.find(l.Origin.TopicPartition, l.Origin.Offset)
@@ -670,6 +672,7 @@ func (r *replica) pump() {
 			if !r.alive || r.engine != e {
 				return
 			}
+			delete(r.writing, d)
 			var err error
 			if !stored {
 				err = fmt.Errorf("not stored")
@@ -726,6 +729,9 @@ func (r *replica) try(d *Delivery) {
 	}
 	if d.byItself && len(r.tries) > 0 {
 		w.wrong("%v/%d is to be tried by itself, and %d others are in flight", en.tp, en.offset, len(r.tries))
+	}
+	if r.writing[d] {
+		w.wrong("%v/%d is attempted while its dead letter is being written", en.tp, en.offset)
 	}
 	if en.covered {
 		w.wrong("%v/%d is attempted although a commit said that it is decided", en.tp, en.offset)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,6 +30,9 @@ const (
 	openPause = 5 * time.Second
 	// Of each subscription so many attempts are remembered.
 	keptAttempts = 20
+	// A goroutine that has made an attempt waits for the next one for so long: a new one would have
+	// to grow its stack first. Idle subscriptions have none.
+	attemptIdle = time.Second
 )
 
 // Sender makes one attempt. It returns a verdict whatever happens, and soon when ctx ends.
@@ -77,9 +81,11 @@ type worker struct {
 	life    context.Context // of attempts
 	end     context.CancelFunc
 	feeds   sync.WaitGroup
+	trying  sync.WaitGroup // goroutines that make attempts
 
 	calls   chan func()
 	records chan batch
+	starts  chan start
 	results chan func()
 	ended   chan struct{} // closed when the loop has ended
 
@@ -92,8 +98,10 @@ type worker struct {
 	total    int // partitions of all that is read, on all replicas
 	flying   int // attempts, letters and commits
 	writing  int
+	resting  int // partitions that are paused
 	changed  bool
-	attempts []event.AttemptRecord // the newest last
+	attempts []event.AttemptRecord // a ring
+	oldest   int                   // where the next attempt goes, once the ring is full
 	state    event.DeliveryState
 
 	committing sync.Mutex // held during a commit: the last one of a partition is to be the last
@@ -107,6 +115,16 @@ type ownership struct {
 	paused bool
 }
 
+// start is an attempt that is to be made.
+type start struct {
+	d       *Delivery
+	attempt event.Attempt
+	first   bool
+	sub     *event.Subscription
+	filter  Filter
+	ctx     context.Context // of the partition
+}
+
 // batch is what one poll brought.
 type batch struct {
 	feed    *feed
@@ -116,7 +134,7 @@ type batch struct {
 func newWorker(parts Parts, sub *event.Subscription, metrics *subscriptionMetrics) *worker {
 	w := &worker{
 		parts: parts, metrics: metrics, log: parts.Log.With("subscription", sub.Name),
-		calls: make(chan func()), records: make(chan batch), results: make(chan func(), 64), ended: make(chan struct{}),
+		calls: make(chan func()), records: make(chan batch), starts: make(chan start), results: make(chan func(), 64), ended: make(chan struct{}),
 		owned: make(map[event.TopicPartition]*ownership),
 	}
 	w.life, w.end = context.WithCancel(context.Background())
@@ -142,6 +160,8 @@ func (w *worker) run(ctx context.Context) error {
 		close(closed)
 	})
 	w.loop(closed)
+	close(w.starts)
+	w.trying.Wait()
 	reading.Wait()
 	return err
 }
@@ -163,6 +183,7 @@ func (w *worker) loop(closed <-chan struct{}) {
 			}
 		case b := <-w.records:
 			b.feed.offer(b.records)
+			w.flow()
 		case <-wake.C:
 		case <-commit:
 			commit = nil
@@ -178,7 +199,9 @@ func (w *worker) loop(closed <-chan struct{}) {
 			return
 		}
 		w.pump()
-		w.flow()
+		if w.resting > 0 { // only what is offered fills a window
+			w.flow()
+		}
 		if w.changed && commit == nil {
 			w.changed = false
 			commit = time.After(commitInterval)
@@ -213,7 +236,12 @@ func (w *worker) pump() {
 		}
 		w.flying++
 		w.metrics.inFlight.Inc()
-		go w.attempt(d, w.sub, w.filter, d.Attempt(), d.Unstarted(), w.owned[d.Place()].ctx)
+		s := start{d, d.Attempt(), d.Unstarted(), w.sub, w.filter, w.owned[d.Place()].ctx}
+		select {
+		case w.starts <- s:
+		default:
+			w.trying.Go(func() { w.try(s) })
+		}
 	}
 	for w.writing < maxWriting {
 		d, ok := w.engine.NextLetter(now)
@@ -227,8 +255,24 @@ func (w *worker) pump() {
 	w.setState()
 }
 
-// attempt filters and sends one record, outside the loop.
-func (w *worker) attempt(d *Delivery, sub *event.Subscription, filter Filter, a event.Attempt, first bool, ctx context.Context) { //nolint:revive // the context is the partition's, not a call's
+// try makes one attempt after the other, outside the loop, until it has nothing to do for a while.
+func (w *worker) try(s start) {
+	idle := time.NewTimer(attemptIdle)
+	defer idle.Stop()
+	for ok := true; ok; {
+		w.attempt(s)
+		idle.Reset(attemptIdle)
+		select {
+		case s, ok = <-w.starts:
+		case <-idle.C:
+			return
+		}
+	}
+}
+
+// attempt filters and sends one record.
+func (w *worker) attempt(s start) {
+	d, a, ctx := s.d, s.attempt, s.ctx
 	back := func(what func(now time.Time)) {
 		w.results <- func() {
 			w.flying--
@@ -237,8 +281,8 @@ func (w *worker) attempt(d *Delivery, sub *event.Subscription, filter Filter, a 
 			what(time.Now())
 		}
 	}
-	if filter != nil && first {
-		match, missing, err := filter.Match(ctx, a.Record)
+	if s.filter != nil && s.first {
+		match, missing, err := s.filter.Match(ctx, a.Record)
 		switch {
 		case ctx.Err() != nil && err != nil:
 			back(func(time.Time) { w.engine.Cancel(d) })
@@ -252,7 +296,7 @@ func (w *worker) attempt(d *Delivery, sub *event.Subscription, filter Filter, a 
 			return
 		}
 	}
-	out := w.parts.Send.Send(ctx, sub, a)
+	out := w.parts.Send.Send(ctx, s.sub, a)
 	if ctx.Err() != nil && out.Verdict != event.Delivered {
 		back(func(time.Time) { w.engine.Cancel(d) })
 		return
@@ -272,12 +316,20 @@ func (w *worker) attempt(d *Delivery, sub *event.Subscription, filter Filter, a 
 }
 
 func (w *worker) remember(a event.Attempt, out event.Outcome) {
-	if len(w.attempts) == keptAttempts {
-		w.attempts = append(w.attempts[:0], w.attempts[1:]...)
+	r := event.AttemptRecord{TopicPartition: a.Origin.TopicPartition, Offset: a.Origin.Offset, Number: a.Number, Started: a.Started, Outcome: out}
+	if len(w.attempts) < keptAttempts {
+		w.attempts = append(w.attempts, r)
+		return
 	}
-	w.attempts = append(w.attempts, event.AttemptRecord{
-		TopicPartition: a.Origin.TopicPartition, Offset: a.Origin.Offset, Number: a.Number, Started: a.Started, Outcome: out,
-	})
+	w.attempts[w.oldest] = r
+	w.oldest = (w.oldest + 1) % keptAttempts
+}
+
+// newest gives the attempts that are remembered, the newest first.
+func (w *worker) newest() []event.AttemptRecord {
+	all := slices.Concat(w.attempts[w.oldest:], w.attempts[:w.oldest])
+	slices.Reverse(all)
+	return all
 }
 
 // write keeps one dead letter, outside the loop.
@@ -306,8 +358,10 @@ func (w *worker) flow() {
 		case full == o.paused:
 			continue
 		case full:
+			w.resting++
 			o.feed.source.Pause([]event.TopicPartition{tp})
 		default:
+			w.resting--
 			o.feed.source.Resume([]event.TopicPartition{tp})
 		}
 		o.paused = full
@@ -361,6 +415,9 @@ func (w *worker) uncommitted(commits map[event.TopicPartition]event.Commit) {
 func (w *worker) drop(tp event.TopicPartition) {
 	if o := w.owned[tp]; o != nil {
 		o.cancel()
+		if o.paused {
+			w.resting--
+		}
 		delete(w.owned, tp)
 		w.engine.Drop(tp)
 	}

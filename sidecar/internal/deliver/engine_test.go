@@ -1,0 +1,152 @@
+package deliver
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"postamt/sidecar/internal/event"
+)
+
+// engineFor is an engine with one partition and records without keys in it, 0 up to n.
+func engineFor(t *testing.T, n int64, change func(*event.Subscription)) (*Engine, time.Time) {
+	t.Helper()
+	sub := subscriptionForTest()
+	if change != nil {
+		change(&sub)
+	}
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	e := New(optionsOf(&sub, Window{Records: 100, Bytes: 1000}), rand.New(rand.NewPCG(1, 1)))
+	e.SetLimits(64, 0)
+	e.Assign(voucher0, event.Commit{Offset: 0}, now)
+	records := recordsOf(voucher0, 0, n)
+	for i := range records {
+		records[i].Key = nil
+	}
+	e.Offer(records)
+	return e, now
+}
+
+// startAll takes all that may start.
+func startAll(e *Engine, now time.Time) (all []*Delivery) {
+	for {
+		d, found := e.Next(now)
+		if !found {
+			return all
+		}
+		all = append(all, d)
+	}
+}
+
+var failed = event.Outcome{Verdict: event.Failed, Status: 500}
+
+func TestAfterAnOutageTheNumberInFlightDoubles(t *testing.T) {
+	e, now := engineFor(t, 60, nil)
+	for _, d := range startAll(e, now) {
+		e.Done(d, failed, now)
+	}
+	if e.State() != event.DeliveryDown {
+		t.Fatalf("after 60 failures it is %s", e.State())
+	}
+	if early := startAll(e, now); len(early) > 0 {
+		t.Fatalf("%d are tried at once", len(early))
+	}
+	now = now.Add(time.Hour)
+	for _, want := range []int{1, 2, 8} { // with each success
+		all := startAll(e, now)
+		if len(all) != want {
+			t.Fatalf("%d are in flight, want %d", len(all), want)
+		}
+		for _, d := range all {
+			e.Done(d, event.Outcome{Verdict: event.Delivered, Status: 200}, now)
+		}
+	}
+}
+
+func TestAfterAnOutageNobodyWaitsForItsRest(t *testing.T) {
+	e, now := engineFor(t, 6, func(s *event.Subscription) {
+		s.Retry.Initial, s.Retry.Max = time.Hour, 24*time.Hour
+	})
+	for _, d := range startAll(e, now) {
+		e.Done(d, failed, now)
+	}
+	for e.State() == event.DeliveryDown {
+		now = e.Wake(now)
+		for _, d := range startAll(e, now) {
+			e.Done(d, event.Outcome{Verdict: event.Delivered, Status: 200}, now)
+		}
+	}
+	for range 5 { // with two, then more, in flight
+		for _, d := range startAll(e, now) {
+			e.Done(d, event.Outcome{Verdict: event.Delivered, Status: 200}, now)
+		}
+	}
+	if c, _ := e.Progress(voucher0); c.Offset != 6 {
+		t.Errorf("committed would be %+v, want all 6, at the moment of the first success", c)
+	}
+}
+
+func TestAWindowOfBytes(t *testing.T) {
+	e, now := engineFor(t, 3, nil)
+	if e.Resting(voucher0) {
+		t.Error("three small records fill it")
+	}
+	large := recordsOf(voucher0, 3, 1)
+	large[0].Value = make([]byte, 1000)
+	e.Offer(large)
+	if !e.Resting(voucher0) {
+		t.Error("a record of the window's size does not fill it")
+	}
+	for _, d := range startAll(e, now) {
+		e.Done(d, event.Outcome{Verdict: event.Delivered, Status: 200}, now)
+	}
+	if e.Resting(voucher0) {
+		t.Error("it is empty, and full")
+	}
+}
+
+func TestWhatTheEndpointTakesNowIsNotGivenUp(t *testing.T) {
+	e, now := engineFor(t, 1, func(s *event.Subscription) {
+		s.Retry.MaxAttempts, s.Retry.GiveUpAfter = 1000, 2*time.Hour
+	})
+	next := int64(1)
+	for end := now.Add(24 * time.Hour); now.Before(end); now = now.Add(30 * time.Minute) {
+		for _, d := range startAll(e, now) {
+			out := failed
+			if d.Record.Offset > 0 {
+				out = event.Outcome{Verdict: event.Delivered, Status: 200}
+			}
+			e.Done(d, out, now)
+		}
+		if d, found := e.NextLetter(now); found {
+			t.Fatalf("a dead letter after %v: %+v", now.Sub(d.first), e.Letter(d))
+		}
+		e.Offer(recordsOf(voucher0, next, 1))
+		next++
+	}
+}
+
+func TestCommitOfAnotherIsOnlyAnOffset(t *testing.T) {
+	for _, metadata := range []string{"", "somebody's", "p1:", "p1:!", "p1:AAAA", "p2:AAAAAA", progressVersion + "AQAAAAAA"} {
+		e := New(optionsOf(new(subscriptionForTest()), Window{Records: 100, Bytes: 1000}), nil)
+		e.SetLimits(64, 0)
+		e.Assign(voucher0, event.Commit{Offset: 5, Metadata: metadata}, time.Now())
+		e.Offer(recordsOf(voucher0, 5, 3))
+		if n := len(startAll(e, time.Now())); n != 3 {
+			t.Errorf("with metadata %q %d of 3 are tried", metadata, n)
+		}
+	}
+}
+
+func FuzzDecodeProgress(f *testing.F) {
+	f.Add(int64(7), "p1:gIe1wwMBAgEACgCAh7XDAw")
+	f.Add(int64(0), "p1:")
+	f.Fuzz(func(t *testing.T, offset int64, metadata string) {
+		offset &= 1<<40 - 1
+		for _, decided := range decodeProgress(event.Commit{Offset: offset, Metadata: metadata}).decided {
+			if decided < offset || decided >= offset+MaxWindowRecords {
+				t.Errorf("%d is said to be decided above %d", decided, offset)
+			}
+		}
+	})
+}

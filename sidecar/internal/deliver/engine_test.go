@@ -126,6 +126,29 @@ func TestWhatTheEndpointTakesNowIsNotGivenUp(t *testing.T) {
 	}
 }
 
+func TestARecordThatIsSkippedIsNotTriedWhileItsLetterIsWritten(t *testing.T) {
+	e, now := engineFor(t, 0, nil)
+	records := recordsOf(voucher0, 0, 2)
+	records[0].Key, records[1].Key = []byte("k"), []byte("k")
+	e.Offer(records)
+	first := startAll(e, now)
+	if err := e.Skip(voucher0, 1); err != nil {
+		t.Fatal(err)
+	}
+	letter, found := e.NextLetter(now)
+	if !found || letter.Record.Offset != 1 {
+		t.Fatalf("the letter is %+v", letter)
+	}
+	e.Done(first[0], event.Outcome{Verdict: event.Delivered, Status: 200}, now)
+	if d, found := e.Next(now); found {
+		t.Errorf("%d is tried", d.Record.Offset)
+	}
+	e.LetterDone(letter, nil, now)
+	if c, _ := e.Progress(voucher0); c.Offset != 2 {
+		t.Errorf("committed would be %+v, want both", c)
+	}
+}
+
 func TestCommitOfAnotherIsOnlyAnOffset(t *testing.T) {
 	for _, metadata := range []string{"", "somebody's", "p1:", "p1:!", "p1:AAAA", "p2:AAAAAA", progressVersion + "AQAAAAAA"} {
 		e := New(optionsOf(new(subscriptionForTest()), Window{Records: 100, Bytes: 1000}), nil)

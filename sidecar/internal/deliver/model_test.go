@@ -75,7 +75,6 @@ type entry struct {
 	accepted int
 	arrived  int
 	letters  []event.DeadLetter
-	refusals int
 	covered  bool // a commit has said that it is decided
 	open     int  // attempts in flight, of living and dead replicas
 	extra    bool // of those that come to the end
@@ -172,15 +171,16 @@ type action struct {
 
 type timeline []action
 
-func (l timeline) Len() int { return len(l) }
-func (l timeline) Less(i, j int) bool {
-	if l[i].at.Equal(l[j].at) {
-		return l[i].seq < l[j].seq
+func (l *timeline) Len() int { return len(*l) }
+func (l *timeline) Less(i, j int) bool {
+	a, b := (*l)[i], (*l)[j]
+	if a.at.Equal(b.at) {
+		return a.seq < b.seq
 	}
-	return l[i].at.Before(l[j].at)
+	return a.at.Before(b.at)
 }
-func (l timeline) Swap(i, j int) { l[i], l[j] = l[j], l[i] }
-func (l *timeline) Push(x any)   { *l = append(*l, x.(action)) }
+func (l *timeline) Swap(i, j int) { (*l)[i], (*l)[j] = (*l)[j], (*l)[i] }
+func (l *timeline) Push(x any)    { *l = append(*l, x.(action)) }
 func (l *timeline) Pop() any {
 	n := len(*l) - 1
 	a := (*l)[n]

@@ -65,8 +65,10 @@ func (e *Engine) Progress(tp event.TopicPartition) (c event.Commit, changed bool
 	return c, true
 }
 
-// Committed says that a commit was made of what Progress gave; Uncommitted, that it was not.
-func (e *Engine) Committed(tp event.TopicPartition)   { e.setDirty(tp, false) }
+// Committed says that what Progress gave is being committed.
+func (e *Engine) Committed(tp event.TopicPartition) { e.setDirty(tp, false) }
+
+// Uncommitted says that it could not be: Progress gives it again.
 func (e *Engine) Uncommitted(tp event.TopicPartition) { e.setDirty(tp, true) }
 
 func (e *Engine) setDirty(tp event.TopicPartition, dirty bool) {

@@ -96,11 +96,17 @@ func (h *restHeap) drop(p *partition) {
 
 type restList []*Delivery
 
-func (l restList) Len() int           { return len(l) }
-func (l restList) Less(i, j int) bool { return l[i].until.Before(l[j].until) }
-func (l restList) Swap(i, j int) {
-	l[i], l[j] = l[j], l[i]
-	l[i].index, l[j].index = i, j
+// Len, Less, Swap, Push and Pop are heap's.
+func (l *restList) Len() int { return len(*l) }
+
+// Less puts the soonest first.
+func (l *restList) Less(i, j int) bool { return (*l)[i].until.Before((*l)[j].until) }
+
+// Swap keeps the indices right.
+func (l *restList) Swap(i, j int) {
+	all := *l
+	all[i], all[j] = all[j], all[i]
+	all[i].index, all[j].index = i, j
 }
 
 // Push is heap's.

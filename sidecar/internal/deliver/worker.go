@@ -458,7 +458,7 @@ func (w *worker) setState() {
 		return
 	}
 	if w.state != "" {
-		w.log.Info("the subscription is "+string(state)+" now", "state", string(state), "before", string(w.state), "url", w.sub.URL)
+		w.log.Info("the subscription has another state", "state", string(state), "before", string(w.state))
 	}
 	w.state = state
 }

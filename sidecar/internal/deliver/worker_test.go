@@ -474,10 +474,10 @@ func TestRevokedPartitionsAreCommittedAndLetGo(t *testing.T) {
 		o := open(t, nil)
 		defer o.stop()
 		o.end.answer = func(ctx context.Context, a event.Attempt) event.Outcome {
-			switch {
-			case a.Origin.Offset == 1: // soon enough
+			switch a.Origin.Offset {
+			case 1: // soon enough
 				time.Sleep(2 * time.Second)
-			case a.Origin.Offset == 2: // not soon enough
+			case 2: // not soon enough
 				return hang(ctx, a)
 			}
 			return ok(ctx, a)

@@ -102,9 +102,10 @@ func (m *Manager) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			m.mu.Lock()   // no runner is started any more
-			m.mu.Unlock() //nolint:staticcheck // it only waits for who is starting one
-			m.running.Wait()
+			m.mu.Lock() // who starts a runner has done so, or does not any more
+			running := &m.running
+			m.mu.Unlock()
+			running.Wait()
 			return nil
 		case w := <-m.withdrawals:
 			m.withdraw(ctx, w)

@@ -152,9 +152,10 @@ func (w *worker) run(ctx context.Context) error {
 	defer w.end()
 	closed := make(chan struct{})
 	var err error
+	own := &feed{w: w, group: w.sub.Group(), topics: w.sub.Topics} // before the loop may have another sub
 	var reading sync.WaitGroup
 	reading.Go(func() {
-		if err = w.read(ctx, &feed{w: w, group: w.sub.Group(), topics: w.sub.Topics}); err == nil {
+		if err = w.read(ctx, own); err == nil {
 			w.feeds.Wait()
 		}
 		close(closed)

@@ -149,6 +149,24 @@ func (s *source) Close(context.Context) {
 	}
 }
 
+func (s *source) refuseNext(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refuse = n
+}
+
+func (s *source) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
+func (s *source) isPaused(tp event.TopicPartition) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.paused[tp]
+}
+
 func (s *source) committed(tp event.TopicPartition) event.Commit {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -171,8 +189,9 @@ func (e *endpoint) Send(ctx context.Context, _ *event.Subscription, a event.Atte
 	e.attempts++
 	e.open++
 	e.most = max(e.most, e.open)
+	answer := e.answer
 	e.mu.Unlock()
-	out := e.answer(ctx, a)
+	out := answer(ctx, a)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.open--
@@ -180,6 +199,24 @@ func (e *endpoint) Send(ctx context.Context, _ *event.Subscription, a event.Atte
 		e.accepted = append(e.accepted, fmt.Sprintf("%s/%d/%d", a.Origin.Topic, a.Origin.Partition, a.Origin.Offset))
 	}
 	return out
+}
+
+func (e *endpoint) set(answer func(context.Context, event.Attempt) event.Outcome) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.answer = answer
+}
+
+func (e *endpoint) tries() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.attempts
+}
+
+func (e *endpoint) peak() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.most
 }
 
 func (e *endpoint) got() []string {
@@ -222,6 +259,12 @@ func (l *letters) Write(_ context.Context, d event.DeadLetter) error {
 	return nil
 }
 
+func (l *letters) failNext(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.fail = n
+}
+
 func (l *letters) got() []event.DeadLetter {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -237,7 +280,8 @@ type office struct {
 	opened  []string // groups
 	end     *endpoint
 	letters *letters
-	left    int64
+	left    atomic.Int64
+	mu      sync.Mutex // of opened and gone
 	gone    []string
 	sub     event.Subscription
 	reg     *prometheus.Registry
@@ -266,12 +310,16 @@ func open(t *testing.T, change func(*office, *Parts)) *office {
 	parts := Parts{
 		Send: o.end, Letters: o.letters, Window: Window{Records: 100, Bytes: 1 << 20}, StopTimeout: 10 * time.Second, Log: slog.New(slog.DiscardHandler),
 		Open: func(opts SourceOptions) (Source, error) {
+			o.mu.Lock()
 			o.opened = append(o.opened, opts.Group)
 			s := o.source
+			o.mu.Unlock()
 			if opts.Group == "postamt.shop.redrive" {
 				s = o.redrive
 			}
+			s.mu.Lock()
 			s.opts, s.closed = opts, false
+			s.mu.Unlock()
 			return s, nil
 		},
 		Compile: func(string) (Filter, error) {
@@ -291,8 +339,12 @@ func open(t *testing.T, change func(*office, *Parts)) *office {
 		DecodeLetter: func(r *event.Record) (event.DeadLetter, bool) {
 			return event.DeadLetter{Record: r, Subscription: string(r.Key), Origin: event.Origin{TopicPartition: voucher0, Offset: r.Offset + 1000}, Attempts: 8}, len(r.Key) > 0
 		},
-		Left: func(context.Context, string, map[event.TopicPartition]int64) (int64, error) { return o.left, nil },
+		Left: func(context.Context, string, map[event.TopicPartition]int64) (int64, error) {
+			return o.left.Load(), nil
+		},
 		Withdraw: func(_ context.Context, name string, _ int64) error {
+			o.mu.Lock()
+			defer o.mu.Unlock()
 			o.gone = append(o.gone, name)
 			return nil
 		},
@@ -313,6 +365,18 @@ func open(t *testing.T, change func(*office, *Parts)) *office {
 	o.tell()
 	synctest.Wait()
 	return o
+}
+
+func (o *office) groups() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Clone(o.opened)
+}
+
+func (o *office) withdrawn() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Clone(o.gone)
 }
 
 func (o *office) tell() {
@@ -364,7 +428,7 @@ func TestOutageMakesNoDeadLetters(t *testing.T) {
 				o.source.give(voucher0)
 				o.source.add(recordsOf(voucher0, 0, 10)...)
 				time.Sleep(time.Minute)
-				o.end.answer = answer
+				o.end.set(answer)
 				o.source.add(recordsOf(voucher0, 10, 300)...)
 				time.Sleep(72 * time.Hour)
 				if n := len(o.letters.got()); n != 0 || o.source.committed(voucher0).Offset != 10 {
@@ -374,10 +438,10 @@ func TestOutageMakesNoDeadLetters(t *testing.T) {
 					t.Errorf("the status is %+v, want down, and why", s)
 				}
 				// A probe a few minutes apart at the most, and one at a time.
-				if o.end.attempts > 10+64+5000 {
-					t.Errorf("the endpoint was asked %d times", o.end.attempts)
+				if o.end.tries() > 10+64+5000 {
+					t.Errorf("the endpoint was asked %d times", o.end.tries())
 				}
-				o.end.answer = ok
+				o.end.set(ok)
 				time.Sleep(10 * time.Minute)
 				if n := len(o.letters.got()); n != 0 || o.source.committed(voucher0).Offset != 310 {
 					t.Errorf("after it: %d dead letters, committed %+v; want none, 310", n, o.source.committed(voucher0))
@@ -401,8 +465,8 @@ func TestARefusedRecordBecomesADeadLetterWhileOthersPass(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := open(t, nil)
 		defer o.stop()
-		o.end.answer = poisoned(3, event.Refused)
-		o.letters.fail = 2 // Kafka is away for a moment
+		o.end.set(poisoned(3, event.Refused))
+		o.letters.failNext(2) // Kafka is away for a moment
 		o.source.give(voucher0)
 		o.source.add(recordsOf(voucher0, 0, 15)...)
 		time.Sleep(time.Second)
@@ -425,7 +489,7 @@ func TestARecordThatFailsHoldsUpOnlyItsKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := open(t, nil)
 		defer o.stop()
-		o.end.answer = poisoned(0, event.Failed) // k0
+		o.end.set(poisoned(0, event.Failed)) // k0
 		o.source.give(voucher0)
 		o.source.add(recordsOf(voucher0, 0, 30)...)
 		time.Sleep(100 * time.Millisecond)
@@ -448,20 +512,20 @@ func TestAFullWindowPausesItsPartition(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := open(t, nil)
 		defer o.stop()
-		o.end.answer = poisoned(0, event.Unreachable)
+		o.end.set(poisoned(0, event.Unreachable))
 		o.source.give(voucher0)
 		for from := int64(0); from < 1000; from += 10 {
 			o.source.add(recordsOf(voucher0, from, 10)...)
 			time.Sleep(time.Millisecond)
 		}
 		time.Sleep(time.Second)
-		if !o.source.paused[voucher0] {
+		if !o.source.isPaused(voucher0) {
 			t.Error("the partition is not paused")
 		}
 		if n := len(o.end.got()); n != 66 { // of the keys k1 and k2 in the window of 100
 			t.Errorf("%d were accepted, want the 66 of the window", n)
 		}
-		o.end.answer = ok
+		o.end.set(ok)
 		time.Sleep(10 * time.Minute)
 		if c := o.source.committed(voucher0); c.Offset != 1000 {
 			t.Errorf("afterwards the commit is %+v, want 1000", c)
@@ -473,7 +537,7 @@ func TestRevokedPartitionsAreCommittedAndLetGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := open(t, nil)
 		defer o.stop()
-		o.end.answer = func(ctx context.Context, a event.Attempt) event.Outcome {
+		o.end.set(func(ctx context.Context, a event.Attempt) event.Outcome {
 			switch a.Origin.Offset {
 			case 1: // soon enough
 				time.Sleep(2 * time.Second)
@@ -481,7 +545,7 @@ func TestRevokedPartitionsAreCommittedAndLetGo(t *testing.T) {
 				return hang(ctx, a)
 			}
 			return ok(ctx, a)
-		}
+		})
 		o.source.give(voucher0)
 		o.source.add(recordsOf(voucher0, 0, 9)...)
 		synctest.Wait()
@@ -496,7 +560,7 @@ func TestRevokedPartitionsAreCommittedAndLetGo(t *testing.T) {
 			t.Errorf("committed is %d, and above it %v; want 2, and 3 and 6", c.Offset, p.decided)
 		}
 		// Another member goes on: what was decided does not come again.
-		o.end.answer = ok
+		o.end.set(ok)
 		before := len(o.end.got())
 		o.source.give(voucher0)
 		time.Sleep(time.Second)
@@ -512,12 +576,12 @@ func TestStopCommitsWhatIsDone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := open(t, nil)
 		o.source.give(voucher0)
-		o.source.refuse = 1 // the one that is due while it runs
+		o.source.refuseNext(1) // the one that is due while it runs
 		o.source.add(recordsOf(voucher0, 0, 5)...)
 		time.Sleep(commitInterval + 10*time.Millisecond)
 		o.stop()
-		if c := o.source.committed(voucher0); c.Offset != 5 || !o.source.closed {
-			t.Errorf("committed is %+v, closed %v", c, o.source.closed)
+		if c := o.source.committed(voucher0); c.Offset != 5 || !o.source.isClosed() {
+			t.Errorf("committed is %+v, closed %v", c, o.source.isClosed())
 		}
 	})
 }
@@ -527,7 +591,7 @@ func TestAFailedCommitIsMadeAgain(t *testing.T) {
 		o := open(t, nil)
 		defer o.stop()
 		o.source.give(voucher0)
-		o.source.refuse = 3
+		o.source.refuseNext(3)
 		o.source.add(recordsOf(voucher0, 0, 5)...)
 		time.Sleep(2 * time.Second)
 		if c := o.source.committed(voucher0); c.Offset != 5 {
@@ -548,8 +612,8 @@ func TestASourceThatFailsIsOpenedAnew(t *testing.T) {
 		o.source.news.Broadcast()
 		o.source.mu.Unlock()
 		time.Sleep(openPause + time.Second)
-		if len(o.opened) != 2 {
-			t.Fatalf("opened were %v", o.opened)
+		if len(o.groups()) != 2 {
+			t.Fatalf("opened were %v", o.groups())
 		}
 		o.source.give(voucher0)
 		o.source.add(recordsOf(voucher0, 5, 5)...)
@@ -565,12 +629,12 @@ func TestABrownOutMakesNoDeadLetters(t *testing.T) {
 		o := open(t, nil)
 		defer o.stop()
 		var n atomic.Int64
-		o.end.answer = func(ctx context.Context, a event.Attempt) event.Outcome {
+		o.end.set(func(ctx context.Context, a event.Attempt) event.Outcome {
 			if n.Add(1)%4 == 0 { // one of four
 				return ok(ctx, a)
 			}
 			return event.Outcome{Verdict: event.Refused, Status: 403}
-		}
+		})
 		o.source.give(voucher0)
 		records := recordsOf(voucher0, 0, 1000)
 		for i := range records {
@@ -594,7 +658,7 @@ func TestWhatFailedIsTriedAgainBesideABacklog(t *testing.T) {
 		var failed atomic.Bool
 		var came time.Duration
 		began := time.Now()
-		o.end.answer = func(ctx context.Context, a event.Attempt) event.Outcome {
+		o.end.set(func(ctx context.Context, a event.Attempt) event.Outcome {
 			if a.Origin.Offset == 0 {
 				if !failed.Swap(true) {
 					return event.Outcome{Verdict: event.Failed, Status: 500}
@@ -603,7 +667,7 @@ func TestWhatFailedIsTriedAgainBesideABacklog(t *testing.T) {
 			}
 			time.Sleep(100 * time.Millisecond)
 			return ok(ctx, a)
-		}
+		})
 		records := recordsOf(voucher0, 0, 5000) // two minutes' work
 		for i := range records {
 			records[i].Key = nil
@@ -621,7 +685,7 @@ func TestAfterAnOutageEverythingIsTriedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := open(t, nil)
 		defer o.stop()
-		o.end.answer = answers(event.Unreachable, 503)
+		o.end.set(answers(event.Unreachable, 503))
 		o.source.give(voucher0)
 		records := recordsOf(voucher0, 0, 100)
 		for i := range records {
@@ -631,7 +695,7 @@ func TestAfterAnOutageEverythingIsTriedAtOnce(t *testing.T) {
 		time.Sleep(24 * time.Hour)
 		var first, last time.Time
 		var mu sync.Mutex
-		o.end.answer = func(ctx context.Context, a event.Attempt) event.Outcome {
+		o.end.set(func(ctx context.Context, a event.Attempt) event.Outcome {
 			mu.Lock()
 			defer mu.Unlock()
 			if first.IsZero() {
@@ -639,7 +703,7 @@ func TestAfterAnOutageEverythingIsTriedAtOnce(t *testing.T) {
 			}
 			last = time.Now()
 			return ok(ctx, a)
-		}
+		})
 		time.Sleep(time.Hour)
 		if n := len(o.end.got()); n != 100 || last.Sub(first) > time.Second {
 			t.Errorf("%d were accepted, the last one %v after the first", n, last.Sub(first))
@@ -673,8 +737,8 @@ func TestFilter(t *testing.T) {
 		o.source.give(voucher0)
 		o.source.add(records...)
 		time.Sleep(time.Second)
-		if got := o.end.got(); !slices.Equal(got, []string{"test.voucher/0/3"}) || o.end.attempts != 1 {
-			t.Errorf("accepted are %v in %d attempts", got, o.end.attempts)
+		if got := o.end.got(); !slices.Equal(got, []string{"test.voucher/0/3"}) || o.end.tries() != 1 {
+			t.Errorf("accepted are %v in %d attempts", got, o.end.tries())
 		}
 		if got := o.letters.got(); len(got) != 1 || got[0].Reason != event.ReasonFilter || got[0].Attempts != 0 || got[0].Last.Err == "" {
 			t.Errorf("dead letters are %+v", got)
@@ -692,19 +756,19 @@ func TestAnEndpointThatIsGonePausesItsSubscription(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := open(t, func(o *office, _ *Parts) { o.sub.MaxInFlight = 1 })
 		defer o.stop()
-		o.end.answer = answers(event.Withdrawn, 410)
+		o.end.set(answers(event.Withdrawn, 410))
 		o.source.give(voucher0)
 		o.source.add(recordsOf(voucher0, 0, 5)...)
 		time.Sleep(time.Hour)
-		if o.end.attempts != 1 || !slices.Equal(o.gone, []string{"shop"}) {
-			t.Errorf("%d attempts, and stored is %v", o.end.attempts, o.gone)
+		if o.end.tries() != 1 || !slices.Equal(o.withdrawn(), []string{"shop"}) {
+			t.Errorf("%d attempts, and stored is %v", o.end.tries(), o.withdrawn())
 		}
 		o.sub.State = event.GoneAt
 		o.tell()
-		o.end.answer = ok
+		o.end.set(ok)
 		time.Sleep(time.Hour)
-		if o.end.attempts != 1 {
-			t.Errorf("while it was paused there were %d attempts", o.end.attempts-1)
+		if o.end.tries() != 1 {
+			t.Errorf("while it was paused there were %d attempts", o.end.tries()-1)
 		}
 		o.sub.State = event.Active
 		o.tell()
@@ -719,7 +783,7 @@ func TestSkip(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := open(t, nil)
 		defer o.stop()
-		o.end.answer = poisoned(1, event.Failed)
+		o.end.set(poisoned(1, event.Failed))
 		o.source.give(voucher0)
 		o.source.add(recordsOf(voucher0, 0, 6)...)
 		time.Sleep(10 * time.Second)
@@ -762,10 +826,10 @@ func TestLimitsAreSharedByPartitions(t *testing.T) {
 			p.Partitions = func(context.Context, string) (int, error) { return 4, nil }
 		})
 		defer o.stop()
-		o.end.answer = func(ctx context.Context, a event.Attempt) event.Outcome {
+		o.end.set(func(ctx context.Context, a event.Attempt) event.Outcome {
 			time.Sleep(time.Second)
 			return ok(ctx, a)
-		}
+		})
 		records := recordsOf(voucher0, 0, 40)
 		for i := range records {
 			records[i].Key = nil
@@ -773,8 +837,8 @@ func TestLimitsAreSharedByPartitions(t *testing.T) {
 		o.source.give(voucher0)
 		o.source.add(records...)
 		time.Sleep(time.Minute)
-		if o.end.most != 2 || len(o.end.got()) != 40 {
-			t.Errorf("%d were in flight at once, want a quarter of 8; %d accepted", o.end.most, len(o.end.got()))
+		if o.end.peak() != 2 || len(o.end.got()) != 40 {
+			t.Errorf("%d were in flight at once, want a quarter of 8; %d accepted", o.end.peak(), len(o.end.got()))
 		}
 	})
 }
@@ -806,8 +870,8 @@ func TestRedriveDeliversLettersUpToTheEndAsItWas(t *testing.T) {
 			letters[i].Key = []byte(name)
 		}
 		o.redrive.add(letters...)
-		o.end.answer = poisoned(1002, event.Refused)
-		o.left = 5
+		o.end.set(poisoned(1002, event.Refused))
+		o.left.Store(5)
 		o.sub.Redrive = event.Redrive{ID: 1, Until: map[event.TopicPartition]int64{dead: 5}}
 		o.tell()
 		o.redrive.give(dead)
@@ -825,13 +889,13 @@ func TestRedriveDeliversLettersUpToTheEndAsItWas(t *testing.T) {
 		if c := o.redrive.committed(dead); c.Offset != 5 {
 			t.Errorf("the redrive has committed %+v, want its end, 5", c)
 		}
-		o.left = 0
+		o.left.Store(0)
 		time.Sleep(2 * redriveInterval)
-		if !o.redrive.closed {
+		if !o.redrive.isClosed() {
 			t.Error("the redrive has not ended")
 		}
-		if !slices.Equal(o.opened, []string{"postamt.shop.1", "postamt.shop.redrive"}) {
-			t.Errorf("opened were %v", o.opened)
+		if !slices.Equal(o.groups(), []string{"postamt.shop.1", "postamt.shop.redrive"}) {
+			t.Errorf("opened were %v", o.groups())
 		}
 	})
 }
@@ -844,29 +908,31 @@ func TestChangesOfASubscription(t *testing.T) {
 		first.give(voucher0)
 		o.sub.URL = "http://elsewhere" // the same generation: the same worker
 		o.tell()
-		if len(o.opened) != 1 {
-			t.Errorf("opened were %v", o.opened)
+		if len(o.groups()) != 1 {
+			t.Errorf("opened were %v", o.groups())
 		}
+		o.mu.Lock()
 		o.source = newSource()
+		o.mu.Unlock()
 		o.sub.Generation = 2
 		o.tell()
-		if !first.closed || !slices.Equal(o.opened, []string{"postamt.shop.1", "postamt.shop.2"}) {
-			t.Errorf("opened were %v, the first one closed %v", o.opened, first.closed)
+		if !first.isClosed() || !slices.Equal(o.groups(), []string{"postamt.shop.1", "postamt.shop.2"}) {
+			t.Errorf("opened were %v, the first one closed %v", o.groups(), first.isClosed())
 		}
 		if n := testutil.CollectAndCount(o.reg, "postamt_delivery_state"); n != 3 {
 			t.Errorf("%d series of states", n)
 		}
 		o.Change("shop", nil)
 		synctest.Wait()
-		if _, found := o.OwnStatus("shop"); found || !o.source.closed {
-			t.Errorf("after it was deleted it is there: %v, closed %v", found, o.source.closed)
+		if _, found := o.OwnStatus("shop"); found || !o.source.isClosed() {
+			t.Errorf("after it was deleted it is there: %v, closed %v", found, o.source.isClosed())
 		}
 		if n := testutil.CollectAndCount(o.reg); n != 0 {
 			t.Errorf("%d series are left of it", n)
 		}
 		o.tell() // and made again
-		if len(o.opened) != 3 {
-			t.Errorf("opened were %v", o.opened)
+		if len(o.groups()) != 3 {
+			t.Errorf("opened were %v", o.groups())
 		}
 	})
 }

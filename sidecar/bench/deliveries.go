@@ -178,11 +178,12 @@ func (b *bench) delivering(ctx context.Context, name, topic, path, from string, 
 // that can be, and what processor time that takes, in seconds for a million.
 func (b *bench) deliverAll(ctx context.Context, name, path string, n int) (rate, cpu float64, s receiverState, err error) {
 	err = b.delivering(ctx, name, deliveryTopic, path, "earliest", func(p *process) error {
-		before := p.cpu()
+		before, others := p.cpu(), b.othersCPU()
 		if s, err = b.receivedAll(ctx, n); err != nil {
 			return errors.Join(err, p.failed("may have failed"))
 		}
 		rate, cpu = float64(s.Distinct-1)/(float64(s.Last-s.First)/1e9), (p.cpu()-before)/float64(n)*1e6
+		progress("%s: %.0f deliveries/s, CPU s/million: %.1f, and %.1f of Kafka and the receiver", name, rate, cpu, (b.othersCPU()-others)/float64(n)*1e6)
 		if s.Accepted != s.Distinct {
 			return fmt.Errorf("%d records were delivered twice", s.Accepted-s.Distinct)
 		}
@@ -272,6 +273,9 @@ func (b *bench) deliverSlowly(ctx context.Context, name string) error {
 	})
 }
 
+// othersCPU is the processor time of Kafka and the receiver, in seconds.
+func (b *bench) othersCPU() float64 { return b.started[0].cpu() + b.receiver.cpu() }
+
 // bareOnce measures the bare client.
 func (b *bench) bareOnce(ctx context.Context) error {
 	self, err := os.Executable()
@@ -282,6 +286,7 @@ func (b *bench) bareOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	others := b.othersCPU()
 	cmd := exec.CommandContext(ctx, self, "bare")
 	cmd.Stdin, cmd.Stderr = bytes.NewReader(request), os.Stderr
 	out, err := cmd.Output()
@@ -295,6 +300,7 @@ func (b *bench) bareOnce(ctx context.Context) error {
 	used := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 	b.delivered.bare = append(b.delivered.bare, float64(b.records)/result.Seconds)
 	b.delivered.bareCPU = append(b.delivered.bareCPU, used.Seconds()/float64(b.records)*1e6)
+	progress("bare: %.0f deliveries/s, CPU s/million: %.1f, and %.1f of Kafka and the receiver", last(b.delivered.bare), last(b.delivered.bareCPU), (b.othersCPU()-others)/float64(b.records)*1e6)
 	return nil
 }
 

@@ -147,23 +147,30 @@ const (
 // answer decides what an answer means, and keeps the beginning of its body.
 func answer(resp *http.Response, headers map[string]string) event.Outcome {
 	out := event.Outcome{Verdict: verdict(resp.StatusCode), Status: resp.StatusCode}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReadBytes))
-	if err == nil && len(body) == maxReadBytes {
-		_, _ = io.CopyN(io.Discard, resp.Body, maxDrainBytes-maxReadBytes) // nobody wants it
+	if resp.Body != http.NoBody {
+		out.Body = beginning(resp.Body, headers)
 	}
-	text := redact(string(body), headers)
-	if len(body) == maxReadBytes { // which may have cut a secret in two: drop as much as one can have
-		text = text[:max(len(text)-maxHeadersBytes, 0)]
-	}
-	out.Body = clip(text, maxBodyBytes)
 	if out.Verdict == event.Delivered {
 		return out
 	}
 	out.RetryAfter = retryAfter(resp.Header.Get("Retry-After"), time.Now())
-	text = fmt.Sprintf("the answer is %d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
+	text := fmt.Sprintf("the answer is %d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
 	if location := resp.Header.Get("Location"); resp.StatusCode/100 == 3 && location != "" {
 		text += "; redirects are not followed, and this one is to " + location
 	}
 	out.Err = clip(redact(text, headers), maxErrBytes)
 	return out
+}
+
+// beginning is what is kept of an answer's body.
+func beginning(r io.Reader, headers map[string]string) string {
+	body, err := io.ReadAll(io.LimitReader(r, maxReadBytes))
+	if err == nil && len(body) == maxReadBytes {
+		_, _ = io.CopyN(io.Discard, r, maxDrainBytes-maxReadBytes) // nobody wants it
+	}
+	text := redact(string(body), headers)
+	if len(body) == maxReadBytes { // which may have cut a secret in two: drop as much as one can have
+		text = text[:max(len(text)-maxHeadersBytes, 0)]
+	}
+	return clip(text, maxBodyBytes)
 }

@@ -15,7 +15,7 @@ import (
 
 	"github.com/caarlos0/env/v11"
 
-	"postamt/sidecar/internal/deliver"
+	"postamt/sidecar/internal/event"
 	"postamt/sidecar/internal/webhook"
 )
 
@@ -202,7 +202,7 @@ func (c *Config) check() error {
 	leastStreamBytes := int64(c.Limits.StreamRecords)*32 + 9<<20
 	require(c.Limits.StreamBytes >= leastStreamBytes, "MAX_STREAM_BYTES is %d; it must be at least 32 times MAX_STREAM_RECORDS and 9 MiB, %d", c.Limits.StreamBytes, leastStreamBytes)
 	require(c.Limits.BatchBytes <= maxBatchBytes, "MAX_BATCH_BYTES is %d; it must be at most %d", c.Limits.BatchBytes, maxBatchBytes)
-	require(c.Delivery.WindowRecords >= 1 && c.Delivery.WindowRecords <= deliver.MaxWindowRecords, "DELIVERY_WINDOW_RECORDS is %d; it must be between 1 and %d", c.Delivery.WindowRecords, deliver.MaxWindowRecords)
+	require(c.Delivery.WindowRecords >= 1 && c.Delivery.WindowRecords <= event.MaxWindowRecords, "DELIVERY_WINDOW_RECORDS is %d; it must be between 1 and %d", c.Delivery.WindowRecords, event.MaxWindowRecords)
 	require(c.Delivery.WindowBytes >= 1, "DELIVERY_WINDOW_BYTES is %d; it must be positive", c.Delivery.WindowBytes)
 	require(c.Demo.Rate >= 0 && c.Demo.Rate <= MaxDemoRate, "DEMO_RATE is %v; it must be between 0 and %d", c.Demo.Rate, MaxDemoRate)
 	require(c.Demo.Cards >= 1 && c.Demo.Cards <= maxDemoCards, "DEMO_CARDS is %d; it must be between 1 and %d", c.Demo.Cards, maxDemoCards)

@@ -80,7 +80,7 @@ func BenchmarkWorker(b *testing.B) {
 	end.left.Store(int64(b.N))
 	sub := subscriptionForTest()
 	parts := Parts{
-		Send: end, Window: Window{Records: MaxWindowRecords, Bytes: 16 << 20}, StopTimeout: time.Second, Log: slog.New(slog.DiscardHandler),
+		Send: end, Window: Window{Records: event.MaxWindowRecords, Bytes: 16 << 20}, StopTimeout: time.Second, Log: slog.New(slog.DiscardHandler),
 		Partitions: func(context.Context, string) (int, error) { return 16, nil },
 		Open: func(o SourceOptions) (Source, error) {
 			commits := make(map[event.TopicPartition]event.Commit)

@@ -13,14 +13,10 @@ import (
 	"postamt/sidecar/internal/event"
 )
 
-// MaxWindowRecords is the largest window: what is decided in it has to fit into the metadata of a
-// commit, of which Kafka takes 4,096 bytes.
-const MaxWindowRecords = 16_384
-
 // Window bounds what is in progress of a partition: what lies between its lowest undecided record
 // and the newest one that was fetched. When it is full the partition rests until half of it is free.
 type Window struct {
-	Records int64 // as offsets; at most MaxWindowRecords
+	Records int64 // as offsets; at most event.MaxWindowRecords
 	Bytes   int   // of keys, values and headers that are undecided
 }
 

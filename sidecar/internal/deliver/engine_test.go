@@ -167,7 +167,7 @@ func FuzzDecodeProgress(f *testing.F) {
 	f.Fuzz(func(t *testing.T, offset int64, metadata string) {
 		offset &= 1<<40 - 1
 		for _, decided := range decodeProgress(event.Commit{Offset: offset, Metadata: metadata}).decided {
-			if decided < offset || decided >= offset+MaxWindowRecords {
+			if decided < offset || decided >= offset+event.MaxWindowRecords {
 				t.Errorf("%d is said to be decided above %d", decided, offset)
 			}
 		}

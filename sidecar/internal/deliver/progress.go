@@ -131,7 +131,7 @@ func decodeProgress(c event.Commit) progress {
 	}
 	r := reader{b: b}
 	p := progress{accepted: timeOf(r.number()), records: make(map[int64]attempted)}
-	for i, bits := range r.bytes(MaxWindowRecords / 8) {
+	for i, bits := range r.bytes(event.MaxWindowRecords / 8) {
 		for bit := range 8 {
 			if bits&(1<<bit) != 0 {
 				p.decided = append(p.decided, c.Offset+int64(i*8+bit))
@@ -139,7 +139,7 @@ func decodeProgress(c event.Commit) progress {
 		}
 	}
 	for range min(r.number(), maxUndecided) {
-		offset := c.Offset + int64(r.number()%(2*MaxWindowRecords)) //nolint:gosec // bounded
+		offset := c.Offset + int64(r.number()%(2*event.MaxWindowRecords)) //nolint:gosec // bounded
 		u := attempted{attempts: r.count(), booked: r.count(), first: timeOf(r.number())}
 		p.records[offset] = u
 	}

@@ -88,6 +88,11 @@ type Redrive struct {
 	Until map[TopicPartition]int64 // the ends of the dead-letter topics when it was asked for
 }
 
+// MaxWindowRecords is the most offsets between the lowest record of a partition that is not decided
+// and the newest one fetched: what is decided in between has to fit into the metadata of a
+// commit, of which Kafka takes 4,096 bytes.
+const MaxWindowRecords = 16_384
+
 // DeadLettersSuffix makes the name of the topic that keeps a topic's dead letters.
 const DeadLettersSuffix = ".dead-letters"
 

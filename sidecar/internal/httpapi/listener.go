@@ -12,7 +12,8 @@ import (
 )
 
 // Listener gives our form to the errors that net/http answers by itself, before there is a
-// request that a handler could see: a header that is too large or is none.
+// request that a handler could see: a header that is too large or is none. It makes deadlines
+// cheap, too (see deadlineConn).
 func Listener(ln net.Listener, maxHeaderBytes int) net.Listener {
 	return &listener{ln, maxHeaderBytes}
 }
@@ -25,15 +26,24 @@ type listener struct {
 // Accept waits for the next connection.
 func (l *listener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
-	if tcp, ok := c.(*net.TCPConn); ok { // whose CloseWrite net/http looks for
-		return &conn{tcp, l.maxHeaderBytes}, nil
+	if err != nil {
+		return nil, err
 	}
-	return c, err
+	return &conn{newDeadlineConn(c), l.maxHeaderBytes}, nil
 }
 
 type conn struct {
-	*net.TCPConn
+	*deadlineConn
 	maxHeaderBytes int
+}
+
+// CloseWrite says that nothing more is sent. net/http looks for it: a client that is still sending
+// gets its answer then, and not a reset of its connection.
+func (c *conn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
 }
 
 const (
@@ -50,7 +60,7 @@ func (c *conn) Write(b []byte) (int, error) {
 	const statusAt = len("HTTP/1.1 ") // or 1.0
 	if !bytes.HasPrefix(b, []byte("HTTP/1.")) || len(b) < statusAt+3 || b[statusAt] < '4' ||
 		!bytes.Contains(b[:min(len(b), 256)], []byte(plainError)) && !bytes.HasPrefix(b[statusAt:], []byte(expectationFailed)) {
-		return c.TCPConn.Write(b)
+		return c.deadlineConn.Write(b)
 	}
 	status, _ := strconv.Atoi(string(b[statusAt : statusAt+3]))
 	var msg string
@@ -70,7 +80,7 @@ func (c *conn) Write(b []byte) (int, error) {
 	body, _ := json.Marshal(errorBody{status, msg})
 	answer := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%s: %s\r\nConnection: close\r\n\r\n%s\n",
 		status, http.StatusText(status), len(body)+1, requestIDHeader, uuid.NewString(), body)
-	if _, err := c.TCPConn.Write(answer); err != nil {
+	if _, err := c.deadlineConn.Write(answer); err != nil {
 		return 0, err
 	}
 	return len(b), nil

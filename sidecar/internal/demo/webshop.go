@@ -105,7 +105,7 @@ func (s *Webshop) take(w http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusUnauthorized, "%v", err)
 		return
 	}
-	d := delivery{ID: r.Header.Get("webhook-id"), Arrived: time.Now().UnixMilli()}
+	d := delivery{ID: r.Header.Get("webhook-id")}
 	d.Key, _ = url.PathUnescape(r.Header.Get("kafka-key"))
 	if json.Valid(body) {
 		d.Value = body
@@ -123,6 +123,7 @@ func (s *Webshop) take(w http.ResponseWriter, r *http.Request) {
 	if hit && faulty.strike(w, r) {
 		return
 	}
+	d.Arrived = time.Now().UnixMilli() // taken: what is slow has waited longer
 	if err := s.keep(d, v, p, r.Header.Get("postamt-attempt")); err != nil {
 		s.log.Error("a delivery could not be kept", "error", err)
 		writeError(w, http.StatusServiceUnavailable, "it could not be kept")

@@ -73,7 +73,7 @@ function show(s) {
   $('register').textContent = s.register_error ? 'does not answer' : `sells ${s.rate} a second` + (s.unknown > 1 ? `, ${s.unknown} not acknowledged yet` : '');
   $('subscription').textContent = !s.joined ? 'not subscribed yet' : `${s.subscription || 'known'}, ${number.format(s.lag)} behind` + (s.redriving ? ', redrives' : '');
   const works = s.faults.mode === 'up';
-  $('shop').textContent = works ? 'works' : `${document.querySelector('#' + pressed(s.faults)).textContent.toLowerCase()}; kept out ${number.format(s.struck)} attempts`;
+  $('shop').textContent = works ? 'works' : `${document.querySelector('#' + pressed(s.faults)).textContent.toLowerCase()}; kept out ${number.format(s.struck)}`;
   $('shop-stop').classList.toggle('broken', !works);
   for (const b of document.querySelectorAll('#faults button')) {
     const is = b.id === pressed(s.faults);
@@ -97,7 +97,9 @@ function show(s) {
 
   const now = Date.now();
   if (history.length && history.at(-1).run !== s.run) history.length = 0;
-  history.push({ at: now, run: s.run, sold: s.sold, distinct: s.distinct });
+  if (!history.length || now - history.at(-1).at > 800) { // a button asks in between
+    history.push({ at: now, run: s.run, sold: s.sold, distinct: s.distinct });
+  }
   while (history[0].at < now - seconds * 1000) history.shift();
   draw(now);
 }

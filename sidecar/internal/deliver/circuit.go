@@ -12,6 +12,7 @@ const (
 // succeeds, what may be in flight begins with a pair and doubles with each success.
 type circuit struct {
 	down    bool
+	since   uint64    // of the attempt that ended when it went down
 	probeAt time.Time // of the next probe
 	probes  int       // that failed
 
@@ -42,8 +43,9 @@ func (c *circuit) succeed() (wasDown bool) {
 // maxRamp is from where on the subscription's own limit is the only one.
 const maxRamp = 1024
 
-// fail is told of each attempt that failed. wait tells how long to wait after the nth in a row.
-func (c *circuit) fail(d *Delivery, now time.Time, wait func(n int) time.Duration) {
+// fail is told of each attempt that failed, and when it ended as the engine counts. wait tells how
+// long to wait after the nth probe in a row.
+func (c *circuit) fail(d *Delivery, ended uint64, now time.Time, wait func(n int) time.Duration) {
 	c.row++
 	switch {
 	case c.row == 1:
@@ -54,8 +56,14 @@ func (c *circuit) fail(d *Delivery, now time.Time, wait func(n int) time.Duratio
 	if !c.down && (c.row < downAfter || !c.several) {
 		return
 	}
+	if c.down && d.started < c.since { // no probe: it was in flight with those that told so
+		if at := now.Add(wait(1)); at.After(c.probeAt) {
+			c.probeAt = at
+		}
+		return
+	}
 	if !c.down {
-		c.down, c.ramp, c.probes = true, 1, 0
+		c.down, c.since, c.ramp, c.probes = true, ended, 1, 0
 	}
 	c.probes++
 	c.probeAt = now.Add(wait(c.probes))

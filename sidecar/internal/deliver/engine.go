@@ -166,20 +166,16 @@ func (e *Engine) Next(now time.Time) (*Delivery, bool) {
 	if !e.mayStart(now) {
 		return nil, false
 	}
-	var reservation *rate.Reservation
-	if e.limiter != nil {
-		reservation = e.limiter.ReserveN(now, 1)
-		if reservation.DelayFrom(now) > 0 {
-			reservation.CancelAt(now)
-			return nil, false
-		}
+	limiter := e.limiter
+	if limiter != nil && !limiter.AllowN(now, 1) {
+		return nil, false
 	}
 	d := e.pick()
 	if d != nil && d.byItself && e.inFlight > 0 { // it goes when the others have ended
 		e.alone, d = d, nil
 	}
 	if d == nil {
-		giveBack(reservation, now)
+		giveBack(limiter, now)
 		return nil, false
 	}
 	if d.byItself {
@@ -187,7 +183,7 @@ func (e *Engine) Next(now time.Time) (*Delivery, bool) {
 	}
 	e.seq++
 	d.state, d.started, d.pending = inFlight, e.seq, 0
-	d.reservation = reservation
+	d.limiter = limiter
 	d.attempts++
 	if d.first.IsZero() {
 		d.first = now
@@ -198,10 +194,11 @@ func (e *Engine) Next(now time.Time) (*Delivery, bool) {
 	return d, true
 }
 
-// giveBack lets another attempt start instead.
-func giveBack(r *rate.Reservation, now time.Time) {
-	if r != nil {
-		r.CancelAt(now)
+// giveBack lets another attempt start instead. A Reservation could not be canceled for it: the time
+// that it was for has passed.
+func giveBack(limiter *rate.Limiter, now time.Time) {
+	if limiter != nil {
+		limiter.AllowN(now, -1)
 	}
 }
 
@@ -304,14 +301,14 @@ func (e *Engine) Cancel(d *Delivery) {
 // Unwanted says that a record was not sent: the subscription's filter does not want it.
 func (e *Engine) Unwanted(d *Delivery, now time.Time) {
 	e.end(d)
-	giveBack(d.reservation, now)
+	giveBack(d.limiter, now)
 	e.decide(d)
 }
 
 // Unfiltered says that a record was not sent: its filter could not be evaluated, and why.
 func (e *Engine) Unfiltered(d *Delivery, why string, now time.Time) {
 	e.end(d)
-	giveBack(d.reservation, now)
+	giveBack(d.limiter, now)
 	d.attempts--
 	if d.attempts == 0 {
 		d.first = time.Time{}
@@ -370,7 +367,7 @@ func (e *Engine) fail(d *Delivery, now time.Time) {
 	e.blame.count(d, false)
 	e.blame.saw(d, e.seq)
 	wait := max(e.backoff.Delay(max(d.failures, d.booked), e.rnd), min(d.last.RetryAfter, e.opts.Retry.Max))
-	e.circuit.fail(d, now, func(n int) time.Duration {
+	e.circuit.fail(d, e.seq, now, func(n int) time.Duration {
 		return max(e.backoff.Delay(n, e.rnd), min(d.last.RetryAfter, e.opts.Retry.Max))
 	})
 	if d.partition.dropped {

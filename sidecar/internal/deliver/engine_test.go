@@ -173,3 +173,53 @@ func FuzzDecodeProgress(f *testing.F) {
 		}
 	})
 }
+
+// What was in flight when an endpoint went down says no more than that it is down: the first probe
+// comes as soon as if there had been five.
+func TestTheFirstProbeComesSoonHoweverManyFailed(t *testing.T) {
+	for seed := range uint64(20) {
+		e, now := engineFor(t, 64, nil)
+		e.rnd = rand.New(rand.NewPCG(seed, seed))
+		all := startAll(e, now)
+		for _, d := range all {
+			e.Done(d, failed, now)
+		}
+		if wait := e.circuit.probeAt.Sub(now); len(all) != 64 || wait > time.Second {
+			t.Fatalf("after %d failures at once the first probe comes in %v; want at most retry.initial, 1s", len(all), wait)
+		}
+		for probe := 1; probe <= 12; probe++ { // and further ones at intervals that grow
+			now = now.Add(time.Hour)
+			one := startAll(e, now)
+			if len(one) != 1 {
+				t.Fatalf("%d probes at once", len(one))
+			}
+			e.Done(one[0], failed, now)
+			if wait, most := e.circuit.probeAt.Sub(now), min(time.Second<<probe, 5*time.Minute); wait > most {
+				t.Fatalf("after probe %d the next one comes in %v, want at most %v", probe, wait, most)
+			}
+		}
+	}
+}
+
+// Records that the filter does not want are no attempts, however long the filter takes.
+func TestARateLimitIsOfAttempts(t *testing.T) {
+	e, now := engineFor(t, 100, nil)
+	e.SetLimits(64, 5)
+	for n := range 99 {
+		d, found := e.Next(now)
+		if !found {
+			t.Fatalf("after %d records that were not wanted the next one has to wait", n)
+		}
+		now = now.Add(time.Millisecond)
+		e.Unwanted(d, now)
+	}
+	last, found := e.Next(now)
+	if !found {
+		t.Fatal("the last one has to wait")
+	}
+	e.Done(last, event.Outcome{Verdict: event.Delivered, Status: 200}, now)
+	e.Offer(recordsOf(voucher0, 100, 1))
+	if _, found := e.Next(now.Add(time.Millisecond)); found {
+		t.Error("an attempt within a fifth of a second of another one")
+	}
+}

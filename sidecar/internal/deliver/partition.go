@@ -55,7 +55,7 @@ type Delivery struct {
 
 	reason      event.Reason
 	letterTries int
-	reservation *rate.Reservation
+	limiter     *rate.Limiter // that let its attempt start; nil: there was none
 }
 
 // Attempt is the attempt that Next gave a delivery for.

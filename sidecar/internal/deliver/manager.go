@@ -2,6 +2,7 @@ package deliver
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"slices"
@@ -26,9 +27,9 @@ type Parts struct {
 	// Left tells how many records a group has before it up to given offsets.
 	Left func(ctx context.Context, group string, until map[event.TopicPartition]int64) (int64, error)
 	// Withdraw stores that an endpoint wants no more records of a generation.
-	Withdraw func(ctx context.Context, name string, generation int64) error
+	Withdraw func(ctx context.Context, name string, generation int64, url string) error
 	// Withdrawn is called when an endpoint has said so; NewManager sets it.
-	Withdrawn func(name string, generation int64)
+	Withdrawn func(name string, generation int64, url string)
 
 	Window Window
 	// StopTimeout is how long a subscription that ends may take to give its partitions back.
@@ -42,9 +43,11 @@ type Manager struct {
 	parts   Parts
 	metrics *metrics
 
-	withdrawals chan withdrawal
+	asked chan struct{} // that withdrawals has something
 
-	mu      sync.Mutex
+	mu          sync.Mutex
+	withdrawals map[withdrawal]bool // to be stored: whose subscription is paused here until then
+
 	runners map[string]*runner
 	running sync.WaitGroup
 	ctx     context.Context // of Run; nil before
@@ -53,15 +56,19 @@ type Manager struct {
 type withdrawal struct {
 	name       string
 	generation int64
+	url        string
 }
 
 // NewManager makes a Manager that delivers nothing yet.
 func NewManager(parts Parts, reg prometheus.Registerer) *Manager {
-	m := &Manager{parts: parts, metrics: newMetrics(reg), runners: make(map[string]*runner), withdrawals: make(chan withdrawal, 1000)}
-	m.parts.Withdrawn = func(name string, generation int64) {
+	m := &Manager{parts: parts, metrics: newMetrics(reg), runners: make(map[string]*runner), withdrawals: make(map[withdrawal]bool), asked: make(chan struct{}, 1)}
+	m.parts.Withdrawn = func(name string, generation int64, url string) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.withdrawals[withdrawal{name, generation, url}] = true
 		select {
-		case m.withdrawals <- withdrawal{name, generation}:
-		default: // the next record that is answered so brings it again
+		case m.asked <- struct{}{}:
+		default:
 		}
 	}
 	reg.MustRegister(&gauges{m})
@@ -107,21 +114,29 @@ func (m *Manager) Run(ctx context.Context) error {
 			m.mu.Unlock()
 			running.Wait()
 			return nil
-		case w := <-m.withdrawals:
-			m.withdraw(ctx, w)
+		case <-m.asked:
+			m.mu.Lock()
+			all := m.withdrawals
+			m.withdrawals = make(map[withdrawal]bool)
+			m.mu.Unlock()
+			for w := range all {
+				m.withdraw(ctx, w)
+			}
 		}
 	}
 }
 
-// withdraw stores a withdrawal. Where that fails the endpoint is asked again when it is tried next.
+// withdraw stores a withdrawal, later where that fails, but for a subscription that is no more.
 func (m *Manager) withdraw(ctx context.Context, w withdrawal) {
 	const patience = 10 * time.Second
 	bounded, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	if err := m.parts.Withdraw(bounded, w.name, w.generation); err != nil && ctx.Err() == nil {
-		m.parts.Log.Warn("it could not be stored that an endpoint wants no more records", "subscription", w.name, "error", err)
-		time.AfterFunc(patience, func() { m.parts.Withdrawn(w.name, w.generation) })
+	err := m.parts.Withdraw(bounded, w.name, w.generation, w.url)
+	if ee, ok := errors.AsType[*event.Error](err); err == nil || ctx.Err() != nil || ok && ee.Kind == event.NotFound {
+		return
 	}
+	m.parts.Log.Warn("it could not be stored that an endpoint wants no more records", "subscription", w.name, "error", err)
+	time.AfterFunc(patience, func() { m.parts.Withdrawn(w.name, w.generation, w.url) })
 }
 
 // forget takes out a runner that has nothing to do any more, unless it has been told something.
@@ -131,6 +146,7 @@ func (m *Manager) forget(r *runner) bool {
 	if r.wanted() != nil {
 		return false
 	}
+	m.metrics.forget(r.name) // before another runner of the name can count
 	delete(m.runners, r.name)
 	return true
 }
@@ -211,7 +227,6 @@ const redriveInterval = 2 * time.Second
 func (r *runner) run(ctx context.Context) {
 	log := r.m.parts.Log.With("subscription", r.name)
 	metrics := r.m.metrics.of(r.name)
-	defer r.m.metrics.forget(r.name)
 	var w *worker
 	var key string
 	delivering, redriving := &job{}, &job{}
@@ -236,6 +251,7 @@ func (r *runner) run(ctx context.Context) {
 		}
 		if delivering.over() || key != keyOf(sub) {
 			stop()
+			redriven = 0 // it may have been deleted and made again: then its redrives count from 1
 			w, key = newWorker(r.m.parts, sub, metrics), keyOf(sub)
 			r.show(w)
 			delivering.begin(ctx, func(ctx context.Context) {

@@ -283,7 +283,7 @@ func (w *worker) attempt(s start) {
 		}
 	}
 	if s.filter != nil && s.first {
-		match, missing, err := s.filter.Match(ctx, a.Record)
+		match, missing, err := s.filter.Match(ctx, asRead(a))
 		switch {
 		case ctx.Err() != nil && err != nil:
 			back(func(time.Time) { w.engine.Cancel(d) })
@@ -309,11 +309,26 @@ func (w *worker) attempt(s start) {
 	}
 	back(func(now time.Time) {
 		w.remember(a, out)
+		if out.Verdict == event.Withdrawn && s.sub.URL != w.sub.URL { // what another endpoint wants
+			w.engine.Cancel(d)
+			return
+		}
 		w.engine.Done(d, out, now)
 		if out.Verdict == event.Withdrawn {
-			w.parts.Withdrawn(w.sub.Name, w.sub.Generation)
+			w.parts.Withdrawn(w.sub.Name, w.sub.Generation, w.sub.URL)
 		}
 	})
+}
+
+// asRead is the record of an attempt as it was first read: what a filter asks for is not of the dead
+// letter that it may have become since.
+func asRead(a event.Attempt) *event.Record {
+	if a.Origin.TopicPartition == (event.TopicPartition{Topic: a.Record.Topic, Partition: a.Record.Partition}) && a.Origin.Offset == a.Record.Offset {
+		return a.Record
+	}
+	r := *a.Record
+	r.Topic, r.Partition, r.Offset, r.Timestamp = a.Origin.Topic, a.Origin.Partition, a.Origin.Offset, a.Origin.Timestamp
+	return &r
 }
 
 func (w *worker) remember(a event.Attempt, out event.Outcome) {

@@ -342,7 +342,7 @@ func open(t *testing.T, change func(*office, *Parts)) *office {
 		Left: func(context.Context, string, map[event.TopicPartition]int64) (int64, error) {
 			return o.left.Load(), nil
 		},
-		Withdraw: func(_ context.Context, name string, _ int64) error {
+		Withdraw: func(_ context.Context, name string, _ int64, _ string) error {
 			o.mu.Lock()
 			defer o.mu.Unlock()
 			o.gone = append(o.gone, name)

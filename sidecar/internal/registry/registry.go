@@ -241,10 +241,10 @@ func (r *Registry) SetState(ctx context.Context, name string, state event.State)
 }
 
 // Withdraw pauses an active subscription whose endpoint wants no more records. One that has begun
-// a later generation since is left alone.
-func (r *Registry) Withdraw(ctx context.Context, name string, generation int64) error {
+// a later generation since, or has another endpoint, is left alone.
+func (r *Registry) Withdraw(ctx context.Context, name string, generation int64, url string) error {
 	_, err := r.change(ctx, name, func(s *Stored) (bool, error) {
-		if s.Generation != generation || s.State != event.Active {
+		if s.Generation != generation || s.URL != url || s.State != event.Active {
 			return false, nil
 		}
 		s.State = event.GoneAt

@@ -469,10 +469,13 @@ func TestAnEndpointWithdrawsWhatItWasSent(t *testing.T) {
 	r := registryFor(t, clusterFor(t), keyOf(1))
 	state := func() event.State { return get(t, r, "webshop").State }
 	s := put(t, r, "webshop", webshop)
-	if err := r.Withdraw(t.Context(), "webshop", s.Generation+1); err != nil || state() != event.Active {
+	if err := r.Withdraw(t.Context(), "webshop", s.Generation+1, s.URL); err != nil || state() != event.Active {
 		t.Errorf("of another generation: %v, %s", err, state())
 	}
-	if err := r.Withdraw(t.Context(), "webshop", s.Generation); err != nil || state() != event.GoneAt {
+	if err := r.Withdraw(t.Context(), "webshop", s.Generation, "http://before/"); err != nil || state() != event.Active {
+		t.Errorf("of another endpoint: %v, %s", err, state())
+	}
+	if err := r.Withdraw(t.Context(), "webshop", s.Generation, s.URL); err != nil || state() != event.GoneAt {
 		t.Errorf("withdrawn: %v, %s", err, state())
 	}
 	put(t, r, "webshop", `{"topics":["a"],"url":"http://webshop/","max_in_flight":1}`)
@@ -486,7 +489,7 @@ func TestAnEndpointWithdrawsWhatItWasSent(t *testing.T) {
 	if _, err := r.SetState(t.Context(), "webshop", event.Paused); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Withdraw(t.Context(), "webshop", s.Generation); err != nil || state() != event.Paused {
+	if err := r.Withdraw(t.Context(), "webshop", s.Generation, "http://elsewhere/"); err != nil || state() != event.Paused {
 		t.Errorf("withdrawn while paused: %v, %s", err, state())
 	}
 	put(t, r, "webshop", webshop)

@@ -1,0 +1,123 @@
+package deliver
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"postamt/sidecar/internal/event"
+)
+
+// A filter asks for what the record was, not for the dead letter that it has become.
+func TestAFilterSeesARedrivenRecordAsItWas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dead := event.TopicPartition{Topic: "test.voucher.dead-letters", Partition: 0}
+		var asked []event.Origin
+		o := open(t, func(o *office, p *Parts) {
+			o.sub.Filter = "topic == 'test.voucher'"
+			p.Compile = func(string) (Filter, error) {
+				return yes(func(r *event.Record) (bool, bool, error) {
+					asked = append(asked, event.OriginOf(r))
+					return r.Topic == voucher0.Topic, false, nil
+				}), nil
+			}
+		})
+		defer o.stop()
+		letters := recordsOf(dead, 0, 1)
+		letters[0].Key = []byte("shop")
+		o.redrive.add(letters...)
+		o.left.Store(1)
+		o.sub.Redrive = event.Redrive{ID: 1, Until: map[event.TopicPartition]int64{dead: 1}}
+		o.tell()
+		o.redrive.give(dead)
+		time.Sleep(time.Second)
+		if got := o.end.got(); !slices.Equal(got, []string{"test.voucher/0/1000"}) {
+			t.Errorf("accepted are %v; the filter was asked for %+v", got, asked)
+		}
+	})
+}
+
+// A subscription that was deleted and made again before this replica had stopped the old one counts
+// its redrives from 1 again.
+func TestARedriveOfASubscriptionThatWasMadeAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dead := event.TopicPartition{Topic: "test.voucher.dead-letters", Partition: 0}
+		o := open(t, func(o *office, _ *Parts) {
+			o.sub.Redrive = event.Redrive{ID: 1, Until: map[event.TopicPartition]int64{dead: 5}} // which is over
+		})
+		defer o.stop()
+		o.left.Store(3)
+		o.sub.Generation = 2
+		o.tell()
+		if got := o.groups(); !slices.Contains(got, "postamt.shop.redrive") {
+			t.Errorf("the redrive of the new one has not begun; opened were %v", got)
+		}
+	})
+}
+
+func TestEveryWithdrawalIsStored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const many = 2000
+		stored := make(map[string]bool)
+		o := open(t, func(_ *office, p *Parts) {
+			p.Withdraw = func(_ context.Context, name string, _ int64, _ string) error {
+				time.Sleep(10 * time.Millisecond) // what Kafka takes
+				stored[name] = true
+				return nil
+			}
+		})
+		for i := range many { // an endpoint of many is gone, and each has said so several times
+			for range 3 {
+				o.parts.Withdrawn(fmt.Sprint("s", i), 1, "http://shop")
+			}
+		}
+		time.Sleep(time.Minute)
+		o.stop()
+		if len(stored) != many {
+			t.Errorf("%d of %d withdrawals were stored; the others would be paused here, and active to everybody", len(stored), many)
+		}
+	})
+}
+
+func TestTheWithdrawalOfASubscriptionThatIsNoMoreIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tries := 0
+		o := open(t, func(_ *office, p *Parts) {
+			p.Withdraw = func(context.Context, string, int64, string) error {
+				tries++
+				return event.Errorf(event.NotFound, 0, "withdraw", "there is no subscription")
+			}
+		})
+		o.parts.Withdrawn("shop", 1, "http://shop")
+		time.Sleep(time.Hour)
+		o.stop()
+		if tries != 1 {
+			t.Errorf("it was tried %d times in an hour", tries)
+		}
+	})
+}
+
+// A 410 of an endpoint that a subscription has left says nothing about the one that it has now.
+func TestWhatAnEarlierEndpointSaysDoesNotPause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := open(t, nil)
+		defer o.stop()
+		o.end.set(func(context.Context, event.Attempt) event.Outcome {
+			time.Sleep(10 * time.Second)
+			return event.Outcome{Verdict: event.Withdrawn, Status: 410}
+		})
+		o.source.give(voucher0)
+		o.source.add(recordsOf(voucher0, 0, 3)...)
+		time.Sleep(time.Second)
+		o.end.set(ok)
+		o.sub.URL = "http://elsewhere"
+		o.tell()
+		time.Sleep(time.Minute)
+		if got := o.withdrawn(); len(got) != 0 || o.source.committed(voucher0).Offset != 3 {
+			t.Errorf("stored is %v, committed %+v; want nothing, 3", got, o.source.committed(voucher0))
+		}
+	})
+}

@@ -230,6 +230,7 @@ func TestEveryQueryOfDashboardsAndRulesHasData(t *testing.T) {
 // keepBusy writes, reads, commits and streams a little until the test ends.
 func keepBusy(t *testing.T) {
 	t.Helper()
+	startDemo(t).rate(5) // a subscription that is delivered
 	const topic = "my-topic"
 	group := unique("busy")
 	produce(t, topic, "k", "v")

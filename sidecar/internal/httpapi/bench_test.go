@@ -26,7 +26,7 @@ type topics = httpapi.Topics
 
 func (storing) CheckTopic(context.Context, string) error { return nil }
 
-func (storing) Produce(_ context.Context, records []event.Record) []event.Result {
+func (storing) Produce(_ context.Context, _ time.Time, records []event.Record) []event.Result {
 	return make([]event.Result, len(records))
 }
 

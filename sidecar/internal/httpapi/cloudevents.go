@@ -1,7 +1,6 @@
 package httpapi
 
 import (
-	"context"
 	"net/http"
 	"strings"
 
@@ -24,8 +23,8 @@ type producedEvent struct {
 //	Statuses are those of produceRecord; 422 what is no CloudEvent 1.0; of a batch 503 when Kafka
 //	took none of its events.
 func (s *Server) produceEvents(w http.ResponseWriter, r *http.Request, mode cloudevents.Mode) error {
-	ctx, cancel := context.WithTimeout(r.Context(), s.opts.RequestTimeout)
-	defer cancel()
+	ctx := s.bound(r)
+	defer ctx.end()
 	params, err := query(r, "partition")
 	if err != nil {
 		return err
@@ -109,7 +108,7 @@ func checkEventHeaders(h http.Header) error {
 }
 
 // sendEvents produces those that are events, and gives each its result.
-func (s *Server) sendEvents(ctx context.Context, r *http.Request, events []cloudevents.Result, topic string, partition int32) []event.Result {
+func (s *Server) sendEvents(ctx *bounded, r *http.Request, events []cloudevents.Result, topic string, partition int32) []event.Result {
 	results := make([]event.Result, len(events))
 	var send []event.Record
 	var index []int

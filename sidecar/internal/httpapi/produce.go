@@ -62,8 +62,8 @@ func (s *Server) produceBody(w http.ResponseWriter, r *http.Request) error {
 // The timestamp is the one that was sent: a topic with message.timestamp.type=LogAppendTime
 // keeps another, which librdkafka's reports do not tell.
 func (s *Server) produceRecord(w http.ResponseWriter, r *http.Request) error {
-	ctx, cancel := context.WithTimeout(r.Context(), s.opts.RequestTimeout)
-	defer cancel()
+	ctx := s.bound(r)
+	defer ctx.end()
 	body, release, err := s.readBody(r, s.opts.Limits.BodyBytes, "MAX_BODY_BYTES")
 	defer release()
 	if err != nil {
@@ -76,7 +76,7 @@ func (s *Server) produceRecord(w http.ResponseWriter, r *http.Request) error {
 	if err := s.checkPlace(ctx, rec.Topic, rec.Partition); err != nil {
 		return err
 	}
-	result := s.Producer.Produce(ctx, []event.Record{rec})[0]
+	result := s.Producer.Produce(ctx.request, ctx.until, []event.Record{rec})[0]
 	if result.Err != nil {
 		return result.Err
 	}
@@ -155,8 +155,8 @@ func recordHeaders(h http.Header) []event.Header {
 //	415 not a format of ours      422 not what the dialect allows  429 over a limit
 //	503 Kafka out of reach: not one record was acknowledged; see Retry-After
 func (s *Server) produceV2(w http.ResponseWriter, r *http.Request) error {
-	ctx, cancel := context.WithTimeout(r.Context(), s.opts.RequestTimeout)
-	defer cancel()
+	ctx := s.bound(r)
+	defer ctx.end()
 	format, err := restproxy.FormatOf(r.Header.Get("Content-Type"))
 	if err != nil {
 		return err
@@ -259,7 +259,7 @@ func (s *Server) produceAsync(ctx context.Context, w http.ResponseWriter, record
 }
 
 // produceAll produces the records that name no partition, or one that there is.
-func (s *Server) produceAll(ctx context.Context, records []event.Record, topic string, partition int32) []event.Result {
+func (s *Server) produceAll(ctx *bounded, records []event.Record, topic string, partition int32) []event.Result {
 	var refused map[int]error
 	n := 0 // to be sent: they close up over the refused ones
 	for i := range records {
@@ -279,7 +279,7 @@ func (s *Server) produceAll(ctx context.Context, records []event.Record, topic s
 		}
 		n++
 	}
-	sent := s.Producer.Produce(ctx, records[:n])
+	sent := s.Producer.Produce(ctx.request, ctx.until, records[:n])
 	if refused == nil {
 		return sent
 	}

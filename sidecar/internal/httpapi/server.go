@@ -27,9 +27,10 @@ import (
 )
 
 // Producer writes records, all of one topic, and returns what became of each in the same
-// order. A result without an error means that every in-sync replica has the record.
+// order. A result without an error means that every in-sync replica has the record. It waits for
+// that until ctx ends, or until comes, or a little longer.
 type Producer interface {
-	Produce(ctx context.Context, records []event.Record) []event.Result
+	Produce(ctx context.Context, until time.Time, records []event.Record) []event.Result
 }
 
 // Topics answers what topics there are. Its errors are event.Errors.

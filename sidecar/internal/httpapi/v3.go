@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -235,8 +234,8 @@ func (o *objectEnd) find(b []byte) (int, error) {
 // "1", …}]}, answered with 207 and the entries' ids: {"successes":[…],"failures":[…]}. Statuses
 // are those of produceV3; a batch that is not allowed is a 422 ("Error: 42208 : …").
 func (s *Server) produceV3Batch(w http.ResponseWriter, r *http.Request, c cluster) error {
-	ctx, cancel := context.WithTimeout(r.Context(), s.opts.RequestTimeout)
-	defer cancel()
+	ctx := s.bound(r)
+	defer ctx.end()
 	if _, err := query(r); err != nil {
 		return err
 	}

@@ -41,7 +41,7 @@ func (w *DeadLetterWriter) Write(ctx context.Context, l event.DeadLetter) error 
 	if err := w.cluster.CheckTopic(ctx, l.Topic); err != nil {
 		return err
 	}
-	return w.producer.Produce(ctx, []event.Record{EncodeDeadLetter(&l)})[0].Err
+	return w.producer.Produce(ctx, time.Time{}, []event.Record{EncodeDeadLetter(&l)})[0].Err
 }
 
 // BrowseDeadLetters reads the letters of topics that want accepts: up to limit of them, those of a

@@ -502,7 +502,7 @@ func TestPartitionsReadARecordLargerThanAFetch(t *testing.T) {
 	}
 	p, _ := producerFor(t, cluster.ListenAddrs(), 10*time.Second)
 	large := bytes.Repeat([]byte("0123456789"), 1_200_000)
-	if r := p.Produce(t.Context(), []event.Record{{Topic: "a", Value: large}, {Topic: "a", Value: []byte("next")}}); r[0].Err != nil || r[1].Err != nil {
+	if r := p.Produce(t.Context(), time.Time{}, []event.Record{{Topic: "a", Value: large}, {Topic: "a", Value: []byte("next")}}); r[0].Err != nil || r[1].Err != nil {
 		t.Fatal(r[0].Err, r[1].Err)
 	}
 	got, _ := pollPartitions(t, partitionsFor(t, cluster, map[int32]int64{0: 0}), 2, 0)

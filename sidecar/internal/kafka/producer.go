@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,6 +44,10 @@ const busyRequests = 2
 // any is in flight, and the first that come would go alone.
 const calm = 100 * time.Millisecond
 
+// patienceStep is how much longer than until its deadline a request may wait: all who wait look at
+// the clock together, as a timer for each would cost more than the rest of the wait.
+const patienceStep = 100 * time.Millisecond
+
 // Producer writes records with librdkafka: idempotent, acknowledged by every in-sync
 // replica. It has two handles, one that sends at once and one that lingers; a request stays
 // with the one that it began with, so that its records keep their order. A handle that
@@ -56,6 +61,8 @@ type Producer struct {
 	busy     atomic.Int64 // when more than busyRequests were last in flight, as Unix nanoseconds
 	quick    atomic.Pointer[handle]
 	batching atomic.Pointer[handle]
+
+	tick atomic.Pointer[chan struct{}] // closed, and replaced, every patienceStep
 
 	mu      sync.Mutex // held to replace a handle
 	closing chan struct{}
@@ -109,6 +116,8 @@ func (h *handle) close(ctx context.Context, purge bool) {
 // NewProducer connects in the background: Kafka need not be there yet.
 func NewProducer(opts ProducerOptions, log *slog.Logger, reg prometheus.Registerer) (*Producer, error) {
 	p := &Producer{opts: opts, log: log, metrics: newProducerMetrics(reg), closing: make(chan struct{})}
+	p.tick.Store(new(make(chan struct{})))
+	p.workers.Go(p.keepTime)
 	for name, linger := range map[string]time.Duration{"quick": 0, "batching": opts.Linger} {
 		h, err := p.open(name, linger)
 		if err != nil {
@@ -263,14 +272,33 @@ func (p *Producer) pick(now time.Time) *handle {
 	return p.quick.Load()
 }
 
+// keepTime lets those who wait look at the clock, until Close.
+func (p *Producer) keepTime() {
+	ticker := time.NewTicker(patienceStep)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-p.closing:
+			return
+		}
+		if p.requests.Load() > 0 {
+			close(*p.tick.Swap(new(make(chan struct{}))))
+		}
+	}
+}
+
+// single keeps the channels of requests with one record, all of whose reports have come.
+var single = sync.Pool{New: func() any { return make(chan ckafka.Event, 1) }}
+
 // Produce hands the records to Kafka in their order and returns, in the same order, what
 // became of each. A place means that every in-sync replica has the record. An error of kind
 // Unavailable says whether it may be stored all the same.
 //
-// When ctx ends before the last acknowledgement, what is still open is reported as
-// Unavailable; librdkafka goes on trying for the rest of its timeout.
-func (p *Producer) Produce(ctx context.Context, records []event.Record) []event.Result {
-	const op = "kafka.Produce"
+// When ctx ends before the last acknowledgement, or until comes, which is noticed up to
+// patienceStep later, what is still open is reported as Unavailable; librdkafka goes on trying for
+// the rest of its timeout. With a zero until only ctx ends it.
+func (p *Producer) Produce(ctx context.Context, until time.Time, records []event.Record) []event.Result {
 	start := time.Now()
 	h := p.pick(start)
 	defer p.requests.Add(-1)
@@ -278,7 +306,12 @@ func (p *Producer) Produce(ctx context.Context, records []event.Record) []event.
 	results := make([]event.Result, len(records))
 	// The channel holds a report of each record, so that librdkafka's poller never waits
 	// for us, even when this call has given up.
-	reports := make(chan ckafka.Event, len(records))
+	var reports chan ckafka.Event
+	if len(records) == 1 {
+		reports = single.Get().(chan ckafka.Event) //nolint:forcetypeassert // nothing else is put there
+	} else {
+		reports = make(chan ckafka.Event, len(records))
+	}
 	open := 0
 	alive := h.use(func(client *ckafka.Producer) {
 		var m ckafka.Message
@@ -304,6 +337,20 @@ func (p *Producer) Produce(ctx context.Context, records []event.Record) []event.
 			results[i].Err = errClosed
 		}
 	}
+	open = p.await(ctx, until, h, reports, open)
+	if open == 0 && len(records) == 1 {
+		single.Put(reports)
+	}
+	if open > 0 {
+		giveUp(results, cmp.Or(ctx.Err(), context.DeadlineExceeded))
+	}
+	p.metrics.done(records, results, time.Since(start))
+	return results
+}
+
+// await takes the reports of open records, and tells how many have not come when the wait is over.
+func (p *Producer) await(ctx context.Context, until time.Time, h *handle, reports <-chan ckafka.Event, open int) int {
+	tick := *p.tick.Load()
 	for open > 0 {
 		select {
 		case ev := <-reports:
@@ -317,16 +364,24 @@ func (p *Producer) Produce(ctx context.Context, records []event.Record) []event.
 			}
 			open--
 		case <-ctx.Done():
-			for i := range results {
-				if results[i].Err == errOpen { //nolint:errorlint // the very value that was put there
-					results[i] = event.Result{Err: &event.Error{Kind: event.Unavailable, Code: codeUnavailable, Op: op, Msg: msgMaybe, Err: ctx.Err()}}
-				}
+			return open
+		case <-tick:
+			if !until.IsZero() && !time.Now().Before(until) {
+				return open
 			}
-			open = 0
+			tick = *p.tick.Load()
 		}
 	}
-	p.metrics.done(records, results, time.Since(start))
-	return results
+	return 0
+}
+
+// giveUp gives those of results that have none an error with its cause.
+func giveUp(results []event.Result, cause error) {
+	for i := range results {
+		if results[i].Err == errOpen { //nolint:errorlint // the very value that was put there
+			results[i] = event.Result{Err: &event.Error{Kind: event.Unavailable, Code: codeUnavailable, Op: "kafka.Produce", Msg: msgMaybe, Err: cause}}
+		}
+	}
 }
 
 // errOpen marks a record whose report is still to come.

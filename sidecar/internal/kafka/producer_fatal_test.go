@@ -29,7 +29,7 @@ func TestFatalErrorUnderLoadReportsEveryRecord(t *testing.T) {
 					records[i] = event.Record{Topic: "a", Value: fmt.Appendf(nil, "%d/%d/%d", w, n, i)}
 				}
 				start := time.Now()
-				results := p.Produce(t.Context(), records)
+				results := p.Produce(t.Context(), time.Time{}, records)
 				if took := time.Since(start); took > 4*time.Second {
 					t.Errorf("a request took %v: its reports did not come", took)
 				}

@@ -19,7 +19,7 @@ func TestEachBatchGoesToAPartitionOfItsOwn(t *testing.T) {
 	)
 	cluster := clusterFor(t, kfake.SeedTopics(partitions, "a"))
 	p, _ := producerFor(t, cluster.ListenAddrs(), 10*time.Second)
-	if r := p.Produce(t.Context(), one("a", "connected"))[0]; r.Err != nil {
+	if r := p.Produce(t.Context(), time.Time{}, one("a", "connected"))[0]; r.Err != nil {
 		t.Fatal(r.Err)
 	}
 	s := p.Stream(0, func(int, error) {}) // of the handle that lingers

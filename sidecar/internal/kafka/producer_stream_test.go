@@ -278,7 +278,7 @@ func TestCloseGivesUpWhatKafkaDoesNotTake(t *testing.T) {
 	t.Parallel()
 	cluster := clusterFor(t, kfake.SeedTopics(1, "a"))
 	p, _ := openProducer(t, cluster.ListenAddrs(), 30*time.Second)
-	if r := p.Produce(t.Context(), one("a", "v"))[0]; r.Err != nil {
+	if r := p.Produce(t.Context(), time.Time{}, one("a", "v"))[0]; r.Err != nil {
 		t.Fatal(r.Err)
 	}
 	cluster.Close()

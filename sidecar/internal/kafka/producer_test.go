@@ -126,7 +126,7 @@ func TestWhatIsProducedComesOutUnchanged(t *testing.T) {
 	for i := range records {
 		records[i].Topic, records[i].Partition = "a", event.AnyPartition
 	}
-	results := p.Produce(t.Context(), records)
+	results := p.Produce(t.Context(), time.Time{}, records)
 	got := readAll(t, cluster, "a")
 	if len(got) != len(records) {
 		t.Fatalf("%d records of %d", len(got), len(records))
@@ -174,7 +174,7 @@ func TestKeysLandWhereJavaClientsPutThem(t *testing.T) {
 		"21": -973932308, "foobar": -790332482, "a-little-bit-long-string": -985981536, "a-little-bit-longer-string": -1486304829,
 		"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": -58897971, "abc": 479470107, "": 0x106e08d9,
 	} {
-		result := p.Produce(t.Context(), []event.Record{{Topic: "a", Partition: event.AnyPartition, Key: []byte(key)}})[0]
+		result := p.Produce(t.Context(), time.Time{}, []event.Record{{Topic: "a", Partition: event.AnyPartition, Key: []byte(key)}})[0]
 		if want := (hash & 0x7fffffff) % partitions; result.Err != nil || result.Place.Partition != want {
 			t.Errorf("key %q is at %+v; want partition %d", key, result, want)
 		}
@@ -182,10 +182,10 @@ func TestKeysLandWhereJavaClientsPutThem(t *testing.T) {
 	// Records without a key spread, and a named partition is not the partitioner's to choose.
 	seen := make(map[int32]bool)
 	eventually(t, "records without a key reach a third partition", func() bool {
-		seen[p.Produce(t.Context(), one("a", "v"))[0].Place.Partition] = true
+		seen[p.Produce(t.Context(), time.Time{}, one("a", "v"))[0].Place.Partition] = true
 		return len(seen) > 2
 	})
-	named := p.Produce(t.Context(), []event.Record{{Topic: "a", Partition: 5, Key: []byte("21")}})[0]
+	named := p.Produce(t.Context(), time.Time{}, []event.Record{{Topic: "a", Partition: 5, Key: []byte("21")}})[0]
 	if named.Err != nil || named.Place.Partition != 5 {
 		t.Errorf("the named partition is %+v; want 5", named)
 	}
@@ -199,7 +199,7 @@ func TestResultsAreInOrderWhenSomeFail(t *testing.T) {
 	for i := range records {
 		records[i] = event.Record{Topic: "a", Partition: int32(i % 3), Value: []byte(strconv.Itoa(i))} // there is no 2
 	}
-	results := p.Produce(t.Context(), records)
+	results := p.Produce(t.Context(), time.Time{}, records)
 	for i, r := range results {
 		switch {
 		// Package httpapi has asked for metadata: there is such a partition, for all it knows.
@@ -214,7 +214,7 @@ func TestResultsAreInOrderWhenSomeFail(t *testing.T) {
 			t.Fatalf("record %d is %s; want %s", i, r.Value, want)
 		}
 	}
-	if got := p.Produce(t.Context(), one("a", "after"))[0]; got.Err != nil {
+	if got := p.Produce(t.Context(), time.Time{}, one("a", "after"))[0]; got.Err != nil {
 		t.Errorf("after failures: %v", got.Err)
 	}
 	const want = `# HELP postamt_produce_records_total Records handed to Kafka, by topic and result. result: stored, or the kind of the error.
@@ -225,7 +225,7 @@ postamt_produce_records_total{result="unavailable",topic="a"} 100
 	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "postamt_produce_records_total"); err != nil {
 		t.Error(err)
 	}
-	if got := p.Produce(t.Context(), nil); len(got) != 0 {
+	if got := p.Produce(t.Context(), time.Time{}, nil); len(got) != 0 {
 		t.Errorf("no records give %v", got)
 	}
 }
@@ -236,7 +236,7 @@ func TestUnknownTopicIsNotFound(t *testing.T) {
 	t.Parallel()
 	cluster := clusterFor(t, kfake.SeedTopics(1, "a"))
 	p, _ := producerFor(t, cluster.ListenAddrs(), 8*time.Second)
-	result := p.Produce(t.Context(), one("nowhere", "v"))[0]
+	result := p.Produce(t.Context(), time.Time{}, one("nowhere", "v"))[0]
 	if kindOf(result.Err) != event.NotFound {
 		t.Errorf("an unknown topic is %v", result.Err)
 	}
@@ -255,7 +255,7 @@ func TestRecordTooLargeFailsAlone(t *testing.T) {
 			if i%10 == 5 {
 				value = large
 			}
-			errs[i] = p.Produce(t.Context(), []event.Record{{Topic: "a", Partition: 0, Value: value}})[0].Err
+			errs[i] = p.Produce(t.Context(), time.Time{}, []event.Record{{Topic: "a", Partition: 0, Value: value}})[0].Err
 		})
 	}
 	wg.Wait()
@@ -268,11 +268,11 @@ func TestRecordTooLargeFailsAlone(t *testing.T) {
 			t.Errorf("its small neighbour: %v", err)
 		}
 	}
-	mixed := p.Produce(t.Context(), []event.Record{{Topic: "a", Value: []byte("1")}, {Topic: "a", Value: large}, {Topic: "a", Value: []byte("2")}})
+	mixed := p.Produce(t.Context(), time.Time{}, []event.Record{{Topic: "a", Value: []byte("1")}, {Topic: "a", Value: large}, {Topic: "a", Value: []byte("2")}})
 	if mixed[0].Err != nil || kindOf(mixed[1].Err) != event.TooLarge || mixed[2].Err != nil {
 		t.Errorf("small, large, small in one request: %v, %v, %v", mixed[0].Err, mixed[1].Err, mixed[2].Err)
 	}
-	huge := p.Produce(t.Context(), []event.Record{{Topic: "a", Value: make([]byte, 17<<20)}})
+	huge := p.Produce(t.Context(), time.Time{}, []event.Record{{Topic: "a", Value: make([]byte, 17<<20)}})
 	if kindOf(huge[0].Err) != event.TooLarge {
 		t.Errorf("over the producer's own bound: %v; want too_large", huge[0].Err)
 	}
@@ -287,11 +287,11 @@ func TestKafkaAwayIsUnavailableInTimeAndComesBack(t *testing.T) {
 	}
 	servers := first.ListenAddrs()
 	p, _ := producerFor(t, servers, time.Second)
-	eventually(t, "a first record is stored", func() bool { return p.Produce(t.Context(), one("a", "0"))[0].Err == nil })
+	eventually(t, "a first record is stored", func() bool { return p.Produce(t.Context(), time.Time{}, one("a", "0"))[0].Err == nil })
 	first.Close()
 
 	start := time.Now()
-	for _, r := range p.Produce(t.Context(), append(one("a", "lost"), one("a", "lost")...)) {
+	for _, r := range p.Produce(t.Context(), time.Time{}, append(one("a", "lost"), one("a", "lost")...)) {
 		if kindOf(r.Err) != event.Unavailable {
 			t.Errorf("Kafka is away: %v; want unavailable", r.Err)
 		}
@@ -302,15 +302,21 @@ func TestKafkaAwayIsUnavailableInTimeAndComesBack(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	start = time.Now()
-	if r := p.Produce(ctx, one("a", "lost"))[0]; kindOf(r.Err) != event.Unavailable || time.Since(start) > 500*time.Millisecond {
+	if r := p.Produce(ctx, time.Time{}, one("a", "lost"))[0]; kindOf(r.Err) != event.Unavailable || time.Since(start) > 500*time.Millisecond {
 		t.Errorf("the request's deadline of 50ms: %v after %v", r.Err, time.Since(start))
+	}
+
+	start = time.Now()
+	r := p.Produce(t.Context(), start.Add(50*time.Millisecond), one("a", "lost"))[0]
+	if took := time.Since(start); kindOf(r.Err) != event.Unavailable || !errors.Is(r.Err, context.DeadlineExceeded) || took < 50*time.Millisecond {
+		t.Errorf("50ms to wait: %v after %v", r.Err, took)
 	}
 
 	_, port, _ := strings.Cut(servers[0], ":")
 	n, _ := strconv.Atoi(port)
 	clusterAgain := clusterFor(t, kfake.DataDir(dir), kfake.Ports(n))
 	eventually(t, "the same producer stores records again", func() bool {
-		return p.Produce(t.Context(), one("a", "again"))[0].Err == nil
+		return p.Produce(t.Context(), time.Time{}, one("a", "again"))[0].Err == nil
 	})
 	if got := readAll(t, clusterAgain, "a"); string(got[0].Value) != "0" || string(got[len(got)-1].Value) != "again" {
 		t.Errorf("%d records, from %s to %s", len(got), got[0].Value, got[len(got)-1].Value)
@@ -339,11 +345,11 @@ func TestErrorsOfKafkaHaveTheirKind(t *testing.T) {
 			p = hasty
 		}
 		fault := cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "a", Err: tc.err, Count: -1})
-		if got := p.Produce(t.Context(), one("a", "v"))[0].Err; kindOf(got) != tc.want {
+		if got := p.Produce(t.Context(), time.Time{}, one("a", "v"))[0].Err; kindOf(got) != tc.want {
 			t.Errorf("%s gives %v; want %s", tc.err.Message, got, tc.want)
 		}
 		fault.Remove()
-		eventually(t, "records flow after "+tc.err.Message, func() bool { return p.Produce(t.Context(), one("a", "v"))[0].Err == nil })
+		eventually(t, "records flow after "+tc.err.Message, func() bool { return p.Produce(t.Context(), time.Time{}, one("a", "v"))[0].Err == nil })
 	}
 }
 
@@ -375,7 +381,7 @@ func TestABadRecordDoesNotMakeTheOthersOfItsBatchBad(t *testing.T) {
 		records[i] = one("a", "v")[0]
 	}
 	bad, beside := 0, 0
-	for _, r := range p.Produce(t.Context(), records) {
+	for _, r := range p.Produce(t.Context(), time.Time{}, records) {
 		switch kindOf(r.Err) {
 		case event.Unprocessable:
 			bad++
@@ -395,7 +401,7 @@ func TestABadRecordDoesNotMakeTheOthersOfItsBatchBad(t *testing.T) {
 func TestFatalErrorMakesTheProducerAnew(t *testing.T) {
 	cluster := clusterFor(t, kfake.SeedTopics(1, "a"))
 	p, reg := producerFor(t, cluster.ListenAddrs(), 5*time.Second)
-	if r := p.Produce(t.Context(), one("a", "before"))[0]; r.Err != nil || p.Check(t.Context()) != nil {
+	if r := p.Produce(t.Context(), time.Time{}, one("a", "before"))[0]; r.Err != nil || p.Check(t.Context()) != nil {
 		t.Fatal(r.Err, p.Check(t.Context()))
 	}
 	old := p.Handles()
@@ -404,7 +410,7 @@ func TestFatalErrorMakesTheProducerAnew(t *testing.T) {
 	}
 	eventually(t, "records flow again through new handles", func() bool {
 		now := p.Handles()
-		return now[0] != old[0] && now[1] != old[1] && p.Produce(t.Context(), one("a", "after"))[0].Err == nil
+		return now[0] != old[0] && now[1] != old[1] && p.Produce(t.Context(), time.Time{}, one("a", "after"))[0].Err == nil
 	})
 	if err := p.Check(t.Context()); err != nil {
 		t.Errorf("the check fails afterwards: %v", err)
@@ -429,7 +435,7 @@ func TestCloseGivesWhatIsInFlight(t *testing.T) {
 	p, _ := openProducer(t, cluster.ListenAddrs(), 10*time.Second)
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	if r := p.Produce(ctx, one("a", "late"))[0]; kindOf(r.Err) != event.Unavailable {
+	if r := p.Produce(ctx, time.Time{}, one("a", "late"))[0]; kindOf(r.Err) != event.Unavailable {
 		t.Fatalf("a produce that was given up: %v; want unavailable", r.Err)
 	}
 	time.AfterFunc(50*time.Millisecond, func() { close(release) })
@@ -456,7 +462,7 @@ func TestWhatWaitsForKafkaIsBounded(t *testing.T) {
 	eventually(t, "a record is refused", func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
-		err := p.Produce(ctx, []event.Record{{Topic: "a", Value: value}})[0].Err
+		err := p.Produce(ctx, time.Time{}, []event.Record{{Topic: "a", Value: value}})[0].Err
 		if kindOf(err) == event.Unavailable {
 			waiting++
 		}
@@ -467,7 +473,7 @@ func TestWhatWaitsForKafkaIsBounded(t *testing.T) {
 	}
 	hold.Done()
 	eventually(t, "there is room again", func() bool {
-		return p.Produce(t.Context(), one("a", "v"))[0].Err == nil
+		return p.Produce(t.Context(), time.Time{}, one("a", "v"))[0].Err == nil
 	})
 }
 
@@ -514,7 +520,7 @@ func BenchmarkProduce(b *testing.B) {
 					for i := range records {
 						records[i] = event.Record{Topic: "a", Partition: event.AnyPartition, Value: value}
 					}
-					for _, r := range p.Produce(b.Context(), records) {
+					for _, r := range p.Produce(b.Context(), time.Time{}, records) {
 						if r.Err != nil {
 							b.Error(r.Err)
 							return

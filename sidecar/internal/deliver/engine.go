@@ -142,7 +142,7 @@ func (e *Engine) enqueue(d *Delivery) {
 	case e.opts.Ordering == event.OrderByPartition:
 		d.lane = d.partition.whole()
 	case e.opts.Ordering == event.OrderByKey && d.Record.Key != nil:
-		d.lane = d.partition.laneOf(string(d.Record.Key))
+		d.lane = d.partition.laneOf(d.Record.Key)
 	}
 	if d.lane == nil || d.lane.join(d) {
 		e.ready(d)

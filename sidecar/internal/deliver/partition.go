@@ -76,6 +76,7 @@ func (d *Delivery) Place() event.TopicPartition { return d.partition.at }
 type lane struct {
 	key     string
 	records []*Delivery
+	room    [1]*Delivery // of most lanes: they have one record
 }
 
 // join is true for the first in the lane.
@@ -157,11 +158,12 @@ func (p *partition) passOver(offset int64) {
 	p.dirty = true
 }
 
-func (p *partition) laneOf(key string) *lane {
-	l := p.lanes[key]
+func (p *partition) laneOf(key []byte) *lane {
+	l := p.lanes[string(key)]
 	if l == nil {
-		l = &lane{key: key}
-		p.lanes[key] = l
+		l = &lane{key: string(key)}
+		l.records = l.room[:0]
+		p.lanes[l.key] = l
 	}
 	return l
 }

@@ -77,8 +77,8 @@ func (c CloudEvent) Time() time.Time {
 // ID names the record wherever it is delivered from, and however often. The timestamp keeps ids
 // apart after a topic was made anew.
 func (o Origin) ID() string {
-	b := make([]byte, 0, len(o.Topic)+48)
-	b = append(append(b, o.Topic...), '/')
+	var room [128]byte // of which the string is a copy
+	b := append(append(room[:0], o.Topic...), '/')
 	b = append(strconv.AppendInt(b, int64(o.Partition), 10), '/')
 	b = append(strconv.AppendInt(b, o.Offset, 10), '/')
 	return string(strconv.AppendInt(b, o.Timestamp.UnixMilli(), 10))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -247,7 +248,7 @@ func (d *Deliveries) accept(fetches kgo.Fetches) []event.Record {
 		told := event.NoCommit
 		for _, r := range p.Records {
 			if !r.Attrs.IsControl() {
-				records = append(records, recordOf(r))
+				records = append(records, owned(r))
 				told = r.Offset + 1
 			}
 		}
@@ -256,6 +257,26 @@ func (d *Deliveries) accept(fetches kgo.Fetches) []event.Record {
 		part.next, part.told = p.Records[len(p.Records)-1].Offset+1, max(part.told, told)
 	})
 	return records
+}
+
+// owned is a record with memory of its own. The client's shares its batch's: one record that waits
+// for days would keep a megabyte of others that have long been delivered.
+func owned(r *kgo.Record) event.Record {
+	out := recordOf(r)
+	room := make([]byte, 0, out.Size())
+	take := func(b []byte) []byte {
+		if b == nil {
+			return nil
+		}
+		n := len(room)
+		room = append(room, b...)
+		return room[n:len(room):len(room)]
+	}
+	out.Key, out.Value = take(out.Key), take(out.Value)
+	for i, h := range out.Headers {
+		out.Headers[i] = event.Header{Key: strings.Clone(h.Key), Value: take(h.Value)}
+	}
+	return out
 }
 
 func (d *Deliveries) expired(tp event.TopicPartition, from, to int64) {

@@ -55,9 +55,11 @@ func reuse(b []byte) {
 func (s *Server) readBody(r *http.Request, maxBytes int64, variable string) (body []byte, release func(), err error) {
 	counted := &countedReader{limit: s.inFlight, limitBytes: s.opts.Limits.InFlightBytes}
 	release = func() { s.inFlight.Release(counted.held) }
-	tooLarge := event.Errorf(event.TooLarge, 0, "read body", "the body is larger than %d bytes (%s)", maxBytes, variable)
+	tooLarge := func() error {
+		return event.Errorf(event.TooLarge, 0, "read body", "the body is larger than %d bytes (%s)", maxBytes, variable)
+	}
 	if r.ContentLength > maxBytes {
-		return nil, release, tooLarge
+		return nil, release, tooLarge()
 	}
 	encoding := r.Header.Get("Content-Encoding")
 	src, whole := r.Body, strings.EqualFold(encoding, "zstd")
@@ -71,7 +73,7 @@ func (s *Server) readBody(r *http.Request, maxBytes int64, variable string) (bod
 	buf := bytes.NewBuffer(buffer(r.ContentLength))
 	switch _, err := buf.ReadFrom(counted); {
 	case int64(buf.Len()) > maxBytes:
-		return nil, release, tooLarge
+		return nil, release, tooLarge()
 	case err != nil:
 		return nil, release, bodyError(err)
 	}
@@ -84,7 +86,7 @@ func (s *Server) readBody(r *http.Request, maxBytes int64, variable string) (bod
 	reuse(buf.Bytes())
 	switch {
 	case errors.Is(err, zstd.ErrDecoderSizeExceeded), int64(len(body)) > maxBytes:
-		return nil, release, tooLarge
+		return nil, release, tooLarge()
 	case err != nil:
 		return nil, release, bodyError(err)
 	}
@@ -305,6 +307,9 @@ func query(r *http.Request, known ...string) (url.Values, error) {
 
 // queryOfLists is query for parameters that may come more than once.
 func queryOfLists(r *http.Request, known ...string) (url.Values, error) {
+	if r.URL.RawQuery == "" {
+		return nil, nil //nolint:nilnil // of which every parameter can be asked
+	}
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return nil, &event.Error{Kind: event.Invalid, Op: "query", Msg: "the query cannot be read; is it percent-encoded?", Err: err}

@@ -7,8 +7,6 @@ import (
 	"net"
 	"net/http"
 	"strconv"
-
-	"github.com/google/uuid"
 )
 
 // Listener gives our form to the errors that net/http answers by itself, before there is a
@@ -79,7 +77,7 @@ func (c *conn) Write(b []byte) (int, error) {
 	}
 	body, _ := json.Marshal(errorBody{status, msg})
 	answer := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%s: %s\r\nConnection: close\r\n\r\n%s\n",
-		status, http.StatusText(status), len(body)+1, requestIDHeader, uuid.NewString(), body)
+		status, http.StatusText(status), len(body)+1, requestIDHeader, newRequestID(), body)
 	if _, err := c.deadlineConn.Write(answer); err != nil {
 		return 0, err
 	}

@@ -55,9 +55,9 @@ func TestReportTellsWhatIsReached(t *testing.T) {
 		{measured(47, 94), false, "| **no** |"},
 		{&bench{drains: map[string][]float64{"json": {0.9e6, 0.6e6, 0.8e6}, "binary": {1}}, drainMem: []float64{1}}, true, "| must |"},
 		{&bench{idleAt: []idleSample{{n: 1000, peak: 400, threads: 151}}}, false, "| **no** |"},
-		{&bench{delivered: delivered{atOnce: []float64{7}, bare: []float64{10}, cpu: []float64{1}, bareCPU: []float64{1}}}, true, "| must |"},
+		{&bench{delivered: delivered{atOnce: []float64{7}, bare: []float64{10}, cpu: []float64{1}, peak: []float64{1}, bareCPU: []float64{1}}}, true, "| must |"},
 		{&bench{delivered: delivered{slow: []float64{1215}}}, false, "| **no** |"},
-		{&bench{delivered: delivered{atOnce: []float64{9}, bare: []float64{10}, stuck: []float64{8}, cpu: []float64{1}, bareCPU: []float64{1}, stuckCPU: []float64{1}}}, false, "0.889 | ≥ 0.950"},
+		{&bench{delivered: delivered{atOnce: []float64{9}, bare: []float64{10}, stuck: []float64{8}, cpu: []float64{1}, peak: []float64{1}, bareCPU: []float64{1}, stuckCPU: []float64{1}}}, false, "0.889 | ≥ 0.950"},
 		{&bench{delivered: delivered{fromAck: []float64{1, 9, 99}, fromRequest: []float64{1}}}, true, "| 9 |"},
 		{&bench{subscribedAt: []idleSample{{n: 500, peak: 256, threads: 100, sockets: 2501, cpu: 0.15}}}, false, "connections |  | 2,501 |"},
 	} {

@@ -33,6 +33,7 @@ const (
 type delivered struct {
 	bare, atOnce, slow, stuck []float64 // records a second
 	bareCPU, cpu, stuckCPU    []float64 // seconds for a million records
+	peak                      []float64 // MiB
 	fromAck, fromRequest      []float64 // of D4, for each record, in ms
 }
 
@@ -174,31 +175,38 @@ func (b *bench) delivering(ctx context.Context, name, topic, path, from string, 
 	return errors.Join(look(p), unsubscribe(ctx, p, name))
 }
 
+// deliveryRun is one measurement of deliverAll.
+type deliveryRun struct {
+	rate, cpu, peak float64 // deliveries a second, seconds for a million, MiB
+	state           receiverState
+}
+
 // deliverAll measures how fast the records of the topic are delivered, from the first to the last
-// that can be, and what processor time that takes, in seconds for a million.
-func (b *bench) deliverAll(ctx context.Context, name, path string, n int) (rate, cpu float64, s receiverState, err error) {
+// that can be, and what that takes.
+func (b *bench) deliverAll(ctx context.Context, name, path string, n int) (r deliveryRun, err error) {
 	err = b.delivering(ctx, name, deliveryTopic, path, "earliest", func(p *process) error {
 		before, others := p.cpu(), b.othersCPU()
-		if s, err = b.receivedAll(ctx, n); err != nil {
+		s, err := b.receivedAll(ctx, n)
+		if err != nil {
 			return errors.Join(err, p.failed("may have failed"))
 		}
-		rate, cpu = float64(s.Distinct-1)/(float64(s.Last-s.First)/1e9), (p.cpu()-before)/float64(n)*1e6
-		progress("%s: %.0f deliveries/s, CPU s/million: %.1f, and %.1f of Kafka and the receiver", name, rate, cpu, (b.othersCPU()-others)/float64(n)*1e6)
+		r = deliveryRun{float64(s.Distinct-1) / (float64(s.Last-s.First) / 1e9), (p.cpu() - before) / float64(n) * 1e6, p.status("VmHWM"), s}
+		progress("%s: %.0f deliveries/s, CPU s/million: %.1f, and %.1f of Kafka and the receiver", name, r.rate, r.cpu, (b.othersCPU()-others)/float64(n)*1e6)
 		if s.Accepted != s.Distinct {
 			return fmt.Errorf("%d records were delivered twice", s.Accepted-s.Distinct)
 		}
 		return nil
 	})
-	return rate, cpu, s, err
+	return r, err
 }
 
 // warmUpDeliveries delivers all once, and takes the sample that the bare client sends.
 func (b *bench) warmUpDeliveries(ctx context.Context) error {
-	_, _, s, err := b.deliverAll(ctx, "bench-warm-up", pathAtOnce, b.records)
+	r, err := b.deliverAll(ctx, "bench-warm-up", pathAtOnce, b.records)
 	if err != nil {
 		return err
 	}
-	b.sample = s.Sample
+	b.sample = r.state.Sample
 	if len(b.sample.Header["Webhook-Signature"]) == 0 {
 		return fmt.Errorf("a delivery is not signed: %v", b.sample.Header)
 	}
@@ -211,16 +219,16 @@ func (b *bench) deliverRound(ctx context.Context, round int) error {
 	steps := []func() error{
 		func() error { return b.bareOnce(ctx) },
 		func() error {
-			rate, cpu, _, err := b.deliverAll(ctx, fmt.Sprintf("bench-at-once-%d", round), pathAtOnce, b.records)
-			d.atOnce, d.cpu = append(d.atOnce, rate), append(d.cpu, cpu)
+			r, err := b.deliverAll(ctx, fmt.Sprintf("bench-at-once-%d", round), pathAtOnce, b.records)
+			d.atOnce, d.cpu, d.peak = append(d.atOnce, r.rate), append(d.cpu, r.cpu), append(d.peak, r.peak)
 			return err
 		},
 	}
 	if b.has("D3") {
 		steps = append(steps, func() error {
-			rate, cpu, s, err := b.deliverAll(ctx, fmt.Sprintf("bench-stuck-%d", round), pathStuck, b.records-stuckRecords(b.records))
-			d.stuck, d.stuckCPU = append(d.stuck, rate), append(d.stuckCPU, cpu)
-			if err == nil && s.Refused == 0 {
+			r, err := b.deliverAll(ctx, fmt.Sprintf("bench-stuck-%d", round), pathStuck, b.records-stuckRecords(b.records))
+			d.stuck, d.stuckCPU = append(d.stuck, r.rate), append(d.stuckCPU, r.cpu)
+			if err == nil && r.state.Refused == 0 {
 				err = errors.New("no record was stuck")
 			}
 			return err

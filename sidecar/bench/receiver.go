@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"strconv"
@@ -58,10 +59,7 @@ func (r *receiver) state() receiverState {
 	defer r.mu.Unlock()
 	s := r.receiverState
 	s.Now = time.Now().UnixNano()
-	s.Stamps = make(map[string]int64, len(r.Stamps))
-	for key, at := range r.Stamps {
-		s.Stamps[key] = at
-	}
+	s.Stamps = maps.Clone(r.Stamps)
 	return s
 }
 

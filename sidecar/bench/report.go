@@ -84,6 +84,7 @@ func (b *bench) reportDeliveries(w io.Writer, row func(work, line, ours, ratio s
 		r := ratios(d.atOnce, d.bare)
 		row(fmt.Sprintf("D1, %d deliveries in flight, answered at once: deliveries/s", inFlight), spread(d.bare), spread(d.atOnce), spread(r), median(r), 0.6, 0.8, false)
 		fmt.Fprintf(w, "| D1 CPU s per million deliveries | %s | %s | | | | |\n", spread(d.bareCPU), spread(d.cpu))
+		fmt.Fprintf(w, "| D1, memory (peak RSS), MiB | | %s | | | | |\n", spread(d.peak))
 	}
 	if d.slow != nil {
 		limit := inFlight / slowAnswer.Seconds()

@@ -64,8 +64,9 @@ func newDeliveries(cfg config.Config, cluster *kafka.Cluster, asker *lag.Asker, 
 		Send: sender, Letters: kafka.NewDeadLetterWriter(producer, cluster),
 		Compile:    func(expression string) (deliver.Filter, error) { return filter.Compile(expression) },
 		Partitions: cluster.Partitions, DecodeLetter: kafka.DecodeDeadLetter, Left: d.left,
-		Withdraw: subscriptions.Withdraw,
-		Window:   deliver.Window{Records: int64(cfg.Delivery.WindowRecords), Bytes: int(cfg.Delivery.WindowBytes)}, StopTimeout: cfg.Delivery.StopTimeout, Log: log,
+		Withdraw:    subscriptions.Withdraw,
+		Window:      deliver.Window{Records: int64(cfg.Delivery.WindowRecords), Bytes: int(cfg.Delivery.WindowBytes), Memory: deliver.NewMemory(cfg.Delivery.MemoryBytes)},
+		StopTimeout: cfg.Delivery.StopTimeout, Log: log,
 	}, reg)
 	subscriptions.Subscribe(d.Change)
 	return d

@@ -102,6 +102,7 @@ type Webhook struct {
 type Delivery struct {
 	WindowRecords int           `env:"WINDOW_RECORDS" envDefault:"16384" help:"offsets between the lowest record of a partition that is not decided and the newest one fetched; at this distance the partition waits"`
 	WindowBytes   int64         `env:"WINDOW_BYTES" envDefault:"16777216" help:"keys, values and headers of the records of a partition that are fetched and not decided; at this size the partition waits"`
+	MemoryBytes   int64         `env:"MEMORY_BYTES" envDefault:"100663296" help:"what all of that may take together on a replica, with 640 bytes for each record; beyond, partitions wait that have more than an equal share of it"`
 	StopTimeout   time.Duration `env:"STOP_TIMEOUT" envDefault:"10s" help:"how long a subscription that ends on a replica may take to end its attempts, commit and leave"`
 }
 
@@ -204,6 +205,7 @@ func (c *Config) check() error {
 	require(c.Limits.BatchBytes <= maxBatchBytes, "MAX_BATCH_BYTES is %d; it must be at most %d", c.Limits.BatchBytes, maxBatchBytes)
 	require(c.Delivery.WindowRecords >= 1 && c.Delivery.WindowRecords <= event.MaxWindowRecords, "DELIVERY_WINDOW_RECORDS is %d; it must be between 1 and %d", c.Delivery.WindowRecords, event.MaxWindowRecords)
 	require(c.Delivery.WindowBytes >= 1, "DELIVERY_WINDOW_BYTES is %d; it must be positive", c.Delivery.WindowBytes)
+	require(c.Delivery.MemoryBytes >= 1, "DELIVERY_MEMORY_BYTES is %d; it must be positive", c.Delivery.MemoryBytes)
 	require(c.Demo.Rate >= 0 && c.Demo.Rate <= MaxDemoRate, "DEMO_RATE is %v; it must be between 0 and %d", c.Demo.Rate, MaxDemoRate)
 	require(c.Demo.Cards >= 1 && c.Demo.Cards <= maxDemoCards, "DEMO_CARDS is %d; it must be between 1 and %d", c.Demo.Cards, maxDemoCards)
 	for name, address := range map[string]string{"DEMO_API": c.Demo.API, "DEMO_REGISTER": c.Demo.Register, "DEMO_URL": c.Demo.URL} {

@@ -38,6 +38,10 @@ func TestEveryMistakeIsReportedAtOnce(t *testing.T) {
 				`WEBHOOK_ALLOW: "10.0.0.0/33" is neither a network`, `WEBHOOK_DENY: "http://webshop" is neither a network`, `WEBHOOK_EDGE has "eth0:1"; it must be auto`, `WEBHOOK_PROXY is "proxy:3128"; it must be the URL of a proxy`,
 			},
 		},
+		"what deliveries hold": {
+			map[string]string{"DELIVERY_WINDOW_RECORDS": "16385", "DELIVERY_WINDOW_BYTES": "0", "DELIVERY_MEMORY_BYTES": "-1", "DELIVERY_STOP_TIMEOUT": "0s"},
+			[]string{"DELIVERY_WINDOW_RECORDS is 16385; it must be between 1 and 16384", "DELIVERY_WINDOW_BYTES is 0; it must be positive", "DELIVERY_MEMORY_BYTES is -1; it must be positive", "DELIVERY_STOP_TIMEOUT is 0s; it must be positive"},
+		},
 		"the demo": {
 			map[string]string{"DEMO_RATE": "-1", "DEMO_CARDS": "0", "DEMO_API": "localhost:80", "DEMO_ADDRESS": "8090"},
 			[]string{"DEMO_RATE is -1; it must be between 0 and 5000", "DEMO_CARDS is 0; it must be between 1 and 1000", `DEMO_API is "localhost:80"; it must be a URL that begins with http://`, `DEMO_ADDRESS is "8090"; it must be host:port`},

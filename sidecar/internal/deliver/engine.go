@@ -18,6 +18,7 @@ import (
 type Window struct {
 	Records int64 // as offsets; at most event.MaxWindowRecords
 	Bytes   int   // of keys, values and headers that are undecided
+	Memory  *Memory
 }
 
 // Options are what an Engine goes by.
@@ -280,6 +281,7 @@ func (e *Engine) Wake(now time.Time) time.Time {
 func (e *Engine) Done(d *Delivery, out event.Outcome, now time.Time) {
 	e.end(d)
 	d.last, d.lastAt = out, now
+	d.last.Body = "" // of up to 4 KiB, for as long as the record fails
 	switch out.Verdict {
 	case event.Delivered:
 		e.accept(d, now)
@@ -516,6 +518,7 @@ func (e *Engine) Drop(tp event.TopicPartition) {
 		e.alone = nil
 	}
 	delete(e.partitions, tp)
+	p.window.Memory.leave(p.held)
 	// What waits of it would only be in the way, and keep its records in memory.
 	e.fresh.drop(p)
 	e.again.drop(p)

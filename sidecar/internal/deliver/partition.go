@@ -97,14 +97,17 @@ type partition struct {
 	lanes    map[string]*lane
 	all      *lane // of OrderByPartition
 	bytes    int
+	held     int64 // bytes of Memory
 	inFlight int
 	full     bool
+	crowded  bool
 	dirty    bool // there is something to commit
 	sealed   bool
 	dropped  bool
 }
 
 func newPartition(at event.TopicPartition, committed event.Commit, window Window) *partition {
+	window.Memory.join()
 	p := &partition{at: at, window: window, next: max(0, committed.Offset), decided: offsets{span: window.Records}, lanes: make(map[string]*lane)}
 	if committed.Offset >= 0 {
 		p.prior = decodeProgress(committed)
@@ -142,8 +145,16 @@ func (p *partition) add(r event.Record, origin event.Origin, earlier int) *Deliv
 	}
 	p.next = r.Offset + 1
 	p.records = append(p.records, d)
-	p.bytes += d.size
+	p.hold(d.size, 1)
 	return d
+}
+
+// hold counts a record in, or with -1 out.
+func (p *partition) hold(size, sign int) {
+	p.bytes += sign * size
+	more := int64(sign * (size + recordOverheadBytes))
+	p.held += more
+	p.window.Memory.hold(more)
 }
 
 // passOver notes that a record is decided without having been in the window.
@@ -179,7 +190,7 @@ func (p *partition) whole() *lane {
 // lane if it may start now.
 func (p *partition) decide(d *Delivery) (next *Delivery) {
 	p.dirty = true
-	p.bytes -= d.size
+	p.hold(d.size, -1)
 	p.decided.set(d.Record.Offset, p.base())
 	d.Record.Key, d.Record.Value, d.Record.Headers = nil, nil, nil
 	first := 0
@@ -225,11 +236,23 @@ func (p *partition) rest() bool {
 	} else {
 		p.full = span >= p.window.Records || p.bytes >= p.window.Bytes
 	}
-	return p.full
+	p.crowded = p.window.Memory.crowded(p.held, p.crowded)
+	return p.full || p.crowded
 }
 
-// Resting tells whether the window of a partition is full: it is to be paused as long as it is.
+// Resting tells whether the window of a partition is full, or takes too much of the memory for all:
+// it is to be paused as long as that is so.
 func (e *Engine) Resting(tp event.TopicPartition) bool {
 	p := e.partitions[tp]
 	return p != nil && p.rest()
+}
+
+// Crowded tells whether partitions rest only until others hold less.
+func (e *Engine) Crowded() bool {
+	for _, p := range e.partitions {
+		if p.crowded && !p.full {
+			return true
+		}
+	}
+	return false
 }

@@ -73,6 +73,9 @@ func (e *Engine) stuck(d *Delivery) *event.StuckRecord {
 func (e *Engine) load(now time.Time) (full, oldest float64) {
 	for _, p := range e.partitions {
 		full = max(full, float64(p.next-p.base())/float64(p.window.Records), float64(p.bytes)/float64(p.window.Bytes))
+		if p.crowded {
+			full = 1
+		}
 		if len(p.records) > 0 {
 			oldest = max(oldest, now.Sub(p.records[0].Record.Timestamp).Seconds())
 		}

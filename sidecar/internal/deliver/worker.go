@@ -30,6 +30,8 @@ const (
 	openPause = 5 * time.Second
 	// Of each subscription so many attempts are remembered.
 	keptAttempts = 20
+	// Whether others hold less memory is looked for this often.
+	crowdInterval = time.Second
 	// A goroutine that has made an attempt waits for the next one for so long: a new one would have
 	// to grow its stack first. Idle subscriptions have none.
 	attemptIdle = time.Second
@@ -207,7 +209,13 @@ func (w *worker) loop(closed <-chan struct{}) {
 			w.changed = false
 			commit = time.After(commitInterval)
 		}
-		if at := w.engine.Wake(time.Now()); !at.IsZero() {
+		at := w.engine.Wake(time.Now())
+		if w.resting > 0 && w.engine.Crowded() {
+			if look := time.Now().Add(crowdInterval); at.IsZero() || look.Before(at) {
+				at = look
+			}
+		}
+		if !at.IsZero() {
 			wake.Reset(max(0, time.Until(at)))
 		} else {
 			wake.Stop()

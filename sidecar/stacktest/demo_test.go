@@ -30,6 +30,7 @@ type demoState struct {
 	MissingNumbers []int   `json:"missing_numbers"`
 	SetAside       int     `json:"set_aside"`
 	LongestWait    float64 `json:"longest_wait_seconds"`
+	Busiest        int     `json:"busiest_second"`
 	Invalid        int     `json:"invalid_signatures"`
 	Struck         int
 	Joined         bool

@@ -89,6 +89,9 @@ type book struct {
 	Late        []late
 	MoreLate    int64
 	LongestWait time.Duration // of a record that came for the first time
+	Busiest     int64         // vouchers that came in one second, at most
+	Second      int64         // the one that InSecond is of
+	InSecond    int64
 }
 
 func newBook(run int64) *book {
@@ -126,6 +129,11 @@ func (b *book) take(d delivery) *book {
 		b = newBook(v.Run)
 	}
 	b.Received++
+	if second := d.Arrived / 1000; second != b.Second {
+		b.Second, b.InSecond = second, 0
+	}
+	b.InSecond++
+	b.Busiest = max(b.Busiest, b.InSecond)
 	places := b.Places[p.partition]
 	if places == nil {
 		places = make(set)

@@ -46,6 +46,9 @@ func TestBookTellsRepeatsOrderAndWhatIsMissing(t *testing.T) {
 	if b.Received != 7 || b.Numbers.size() != 5 || b.Repeated != 1 || b.StoredTwice != 1 || b.Earlier != 1 || b.Other != 2 || b.LongestWait != 40*time.Millisecond {
 		t.Errorf("the book is %+v", b)
 	}
+	if b.Busiest != 7 {
+		t.Errorf("in the busiest second %d came; want all 7", b.Busiest)
+	}
 	if len(b.Late) != 1 || b.Late[0] != (late{5, 2, 6}) {
 		t.Errorf("out of order came %+v; want number 5", b.Late)
 	}

@@ -181,6 +181,7 @@ type state struct {
 	SetAside       int64   `json:"set_aside"`            // of them dead letters
 	MissingNumbers []int64 `json:"missing_numbers"`      // the first of them
 	LongestWait    float64 `json:"longest_wait_seconds"` // from record to delivery
+	Busiest        int64   `json:"busiest_second"`       // how many came in it
 	Earlier        int64   `json:"earlier"`
 	Other          int64   `json:"other"`
 	Invalid        int64   `json:"invalid_signatures"`
@@ -210,7 +211,7 @@ func (s *Webshop) state(ctx context.Context) state {
 	out := state{
 		Run: b.Run, Rate: s.sold.Rate, Sold: s.sold.Sold, Unknown: len(s.sold.Unknown), Failed: s.sold.Failed, Register: s.soldErr,
 		Received: b.Received, Distinct: b.Numbers.size(), Repeated: b.Repeated, StoredTwice: b.StoredTwice, OutOfOrder: b.MoreLate,
-		LongestWait: b.LongestWait.Seconds(), Earlier: b.Earlier, Other: b.Other, Invalid: s.invalid, Struck: s.struck,
+		LongestWait: b.LongestWait.Seconds(), Busiest: b.Busiest, Earlier: b.Earlier, Other: b.Other, Invalid: s.invalid, Struck: s.struck,
 		Faults: s.faults, Joined: s.joined, Subscription: s.seen.State, InFlight: s.seen.InFlight, Lag: s.seen.lag(), Error: s.seen.err,
 		DeadLetters: make(map[string]int64), Redriving: s.seen.Redrive.State == "running", Newest: append([]arrival{}, s.newest...),
 	}

@@ -318,7 +318,7 @@ func (d *deliveries) DeadLetters(ctx context.Context, sub *event.Subscription, a
 	return letters, next, err
 }
 
-// left counts what a group has before it up to given offsets.
+// left counts what a group has before it up to given offsets, of what there is still.
 func (d *deliveries) left(ctx context.Context, group string, until map[event.TopicPartition]int64) (int64, error) {
 	done, err := d.cluster.Committed(ctx, group)
 	if err != nil {
@@ -328,15 +328,20 @@ func (d *deliveries) left(ctx context.Context, group string, until map[event.Top
 	var left int64
 	for tp, end := range until {
 		if bounds[tp.Topic] == nil {
-			if bounds[tp.Topic], err = d.cluster.Bounds(ctx, tp.Topic); err != nil {
+			all, err := d.cluster.Bounds(ctx, tp.Topic)
+			if ee, ok := errors.AsType[*event.Error](err); err != nil && (!ok || ee.Kind != event.NotFound) {
 				return 0, err
 			}
+			if bounds[tp.Topic] = all; all == nil { // it has been deleted, and all that was left with it
+				bounds[tp.Topic] = make(map[int32]event.Bounds)
+			}
 		}
-		from := bounds[tp.Topic][tp.Partition].Beginning
+		there := bounds[tp.Topic][tp.Partition]
+		from := there.Beginning
 		if c, ok := done[tp]; ok {
 			from = max(from, c.Offset)
 		}
-		left += max(0, end-from)
+		left += max(0, min(end, there.End)-from) // where it was made anew, it may end sooner
 	}
 	return left, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -120,4 +121,37 @@ func TestWhatAnEarlierEndpointSaysDoesNotPause(t *testing.T) {
 			t.Errorf("stored is %v, committed %+v; want nothing, 3", got, o.source.committed(voucher0))
 		}
 	})
+}
+
+// A dead letter that cannot be written holds its record up: that is to be seen, whatever the record
+// is given up for.
+func TestALetterThatCannotBeWrittenIsShown(t *testing.T) {
+	for value, verdict := range map[string]event.Verdict{"strange": "", "refused": event.Refused} {
+		synctest.Test(t, func(t *testing.T) {
+			o := open(t, func(o *office, _ *Parts) { o.sub.Filter = "data.amount > 50" })
+			defer o.stop()
+			o.letters.failNext(1000)
+			o.end.set(poisoned(0, event.Refused))
+			records := recordsOf(voucher0, 0, 6)
+			records[0].Value = []byte(value)
+			o.source.give(voucher0)
+			o.source.add(records...)
+			time.Sleep(time.Second)
+			o.source.add(recordsOf(voucher0, 6, 6)...) // the evidence
+			time.Sleep(10 * time.Minute)
+			s, _ := o.OwnStatus("shop")
+			if len(s.Partitions) != 1 || s.Partitions[0].Stuck == nil {
+				t.Fatalf("%s: nothing seems to hold it up: %+v", value, s)
+			}
+			stuck := s.Partitions[0].Stuck
+			if stuck.Verdict != verdict || !strings.Contains(stuck.Err, "its dead letter cannot be written to test.voucher.dead-letters: Kafka is away") || !stuck.NextAttempt.After(time.Now()) {
+				t.Errorf("%s: what holds it up is %+v", value, stuck)
+			}
+			o.letters.failNext(0)
+			time.Sleep(10 * time.Minute)
+			if got := o.letters.got(); len(got) != 1 || strings.Contains(got[0].Last.Err, "Kafka") || o.source.committed(voucher0).Offset != 12 {
+				t.Errorf("%s: dead letters are %+v", value, got)
+			}
+		})
+	}
 }

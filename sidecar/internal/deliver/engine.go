@@ -471,6 +471,7 @@ func (e *Engine) LetterDone(d *Delivery, err error, now time.Time) {
 		e.decide(d)
 	default:
 		d.state = letterResting
+		d.letterErr = err
 		d.letterTries++
 		e.resting.add(d, now.Add(e.backoff.Delay(d.letterTries, e.rnd)))
 	}

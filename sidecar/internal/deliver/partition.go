@@ -55,6 +55,7 @@ type Delivery struct {
 
 	reason      event.Reason
 	letterTries int
+	letterErr   error         // why it could not be written
 	limiter     *rate.Limiter // that let its attempt start; nil: there was none
 }
 

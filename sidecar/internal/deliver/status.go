@@ -1,6 +1,8 @@
 package deliver
 
 import (
+	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -36,7 +38,7 @@ func (e *Engine) Status(now time.Time) event.DeliveryStatus {
 		if len(p.records) > 0 {
 			lowest := p.records[0]
 			ps.LagSeconds = max(0, now.Sub(lowest.Record.Timestamp).Seconds())
-			if lowest.last.Verdict != "" || lowest.booked > 0 {
+			if lowest.last.Verdict != "" || lowest.booked > 0 || lowest.letterErr != nil {
 				ps.Stuck = e.stuck(lowest)
 			}
 		}
@@ -60,6 +62,12 @@ func (e *Engine) stuck(d *Delivery) *event.StuckRecord {
 		Offset: d.Record.Offset, Key: d.Record.Key, Verdict: d.last.Verdict, Status: d.last.Status, Err: d.last.Err,
 		Booked: d.booked, Attempts: d.attempts, FirstAttempt: d.first,
 	}
+	if d.letterErr != nil {
+		s.Err = fmt.Sprintf("it is given up (%s), and its dead letter cannot be written to %s: %s", d.reason, e.opts.DeadLetterFor(d.Origin.Topic), messageOf(d.letterErr))
+		if d.state == letterResting {
+			s.NextAttempt = d.until
+		}
+	}
 	if d.state == resting {
 		s.NextAttempt = d.until
 		if e.circuit.down && e.circuit.probeAt.After(d.until) {
@@ -67,6 +75,14 @@ func (e *Engine) stuck(d *Delivery) *event.StuckRecord {
 		}
 	}
 	return s
+}
+
+// messageOf is what of an error may be shown.
+func messageOf(err error) string {
+	if ee, ok := errors.AsType[*event.Error](err); ok {
+		return ee.Msg
+	}
+	return err.Error()
 }
 
 // load tells how full the fullest window is and how old the oldest undecided record, in seconds.

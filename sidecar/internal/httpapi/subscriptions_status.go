@@ -38,13 +38,13 @@ type progressBody struct {
 type stuckBody struct {
 	Offset int64 `json:"offset"`
 	keyBody
-	Verdict      event.Verdict `json:"verdict"`
-	Status       *int          `json:"status"`
-	Error        string        `json:"error"`
-	Booked       int           `json:"booked"`
-	Attempts     int           `json:"attempts"`
-	FirstAttempt *time.Time    `json:"first_attempt"`
-	NextAttempt  *time.Time    `json:"next_attempt"`
+	Verdict      *event.Verdict `json:"verdict"`
+	Status       *int           `json:"status"`
+	Error        string         `json:"error"`
+	Booked       int            `json:"booked"`
+	Attempts     int            `json:"attempts"`
+	FirstAttempt *time.Time     `json:"first_attempt"`
+	NextAttempt  *time.Time     `json:"next_attempt"`
 }
 
 // keyBody is a record's key: as text or, where it is none, in base64.
@@ -104,7 +104,7 @@ func deliveryOf(s event.DeliveryStatus) *deliveryBody {
 		}
 		if st := p.Stuck; st != nil {
 			b.Partitions[i].Stuck = &stuckBody{
-				Offset: st.Offset, keyBody: keyOf(st.Key), Verdict: st.Verdict, Status: orNull(st.Status), Error: st.Err, Booked: st.Booked,
+				Offset: st.Offset, keyBody: keyOf(st.Key), Verdict: orNull(st.Verdict), Status: orNull(st.Status), Error: st.Err, Booked: st.Booked,
 				Attempts: st.Attempts, FirstAttempt: timeOrNull(st.FirstAttempt), NextAttempt: timeOrNull(st.NextAttempt),
 			}
 		}

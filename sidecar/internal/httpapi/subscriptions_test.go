@@ -308,7 +308,7 @@ func TestAnUnreadableSubscriptionIsShownAndReplaced(t *testing.T) {
 func TestWhatTheReplicasSayIsShown(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2026, 11, 22, 10, 0, 0, 0, time.FixedZone("", 3600))
-	first, second := event.TopicPartition{Topic: "a", Partition: 0}, event.TopicPartition{Topic: "a", Partition: 1}
+	first, second, third := event.TopicPartition{Topic: "a", Partition: 0}, event.TopicPartition{Topic: "a", Partition: 1}, event.TopicPartition{Topic: "a", Partition: 2}
 	failed := event.Outcome{Verdict: event.Failed, Status: 500, Err: "500 Internal Server Error", Duration: 12500 * time.Microsecond, Body: "out of paper"}
 	d := &told{
 		status: event.DeliveryStatus{
@@ -318,6 +318,7 @@ func TestWhatTheReplicasSayIsShown(t *testing.T) {
 					Offset: 4, Key: []byte("\xff"), Verdict: event.Unreachable, Err: "no route", Booked: 1, Attempts: 2, FirstAttempt: at,
 				}},
 				{TopicPartition: second, Committed: event.NoCommit, End: -1, Lag: -1, LagSeconds: -1, Stuck: &event.StuckRecord{Offset: 4, Key: []byte("k"), Verdict: event.Failed, Status: 500, NextAttempt: at}},
+				{TopicPartition: third, Stuck: &event.StuckRecord{Booked: 2, Attempts: 3}}, // its new owner has not tried it yet
 			},
 		},
 		attempts: []event.AttemptRecord{{TopicPartition: first, Offset: 4, Number: 2, Started: at, Outcome: failed, Replica: "127.0.0.1:1"}},
@@ -337,7 +338,8 @@ func TestWhatTheReplicasSayIsShown(t *testing.T) {
 	_, live, _ := strings.Cut(got.body, `"in_flight"`)
 	if want := `:2,"partitions":[` +
 		`{"topic":"a","partition":0,"committed":4,"end":9,"lag":5,"lag_seconds":1.5,"window_records":5,"window_bytes":50,"replica":"127.0.0.1:1","stuck":{"offset":4,"key":null,"key_base64":"/w==","verdict":"unreachable","status":null,"error":"no route","booked":1,"attempts":2,"first_attempt":"2026-11-22T09:00:00Z","next_attempt":null}},` +
-		`{"topic":"a","partition":1,"committed":null,"end":null,"lag":null,"lag_seconds":null,"window_records":0,"window_bytes":0,"replica":null,"stuck":{"offset":4,"key":"k","verdict":"failed","status":500,"error":"","booked":0,"attempts":0,"first_attempt":null,"next_attempt":"2026-11-22T09:00:00Z"}}],` +
+		`{"topic":"a","partition":1,"committed":null,"end":null,"lag":null,"lag_seconds":null,"window_records":0,"window_bytes":0,"replica":null,"stuck":{"offset":4,"key":"k","verdict":"failed","status":500,"error":"","booked":0,"attempts":0,"first_attempt":null,"next_attempt":"2026-11-22T09:00:00Z"}},` +
+		`{"topic":"a","partition":2,"committed":0,"end":0,"lag":0,"lag_seconds":0,"window_records":0,"window_bytes":0,"replica":null,"stuck":{"offset":0,"key":null,"verdict":null,"status":null,"error":"","booked":2,"attempts":3,"first_attempt":null,"next_attempt":null}}],` +
 		`"replicas":["127.0.0.1:1"],"missing":["127.0.0.1:2"],"redrive":{"id":3,"state":"running","left":7}}`; strings.TrimSpace(live) != want {
 		t.Errorf("it is\n%s; want\n%s", live, want)
 	}

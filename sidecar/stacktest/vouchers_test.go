@@ -139,16 +139,20 @@ var scenarios = []scenario{
 	},
 }
 
-// poison makes one voucher fare as a mode says until it is a dead letter. All cards but its own go on.
+// poison makes one voucher fare as a mode says until it is a dead letter. All cards but its own go on,
+// until the last attempt: what gets no answer is tried once more with nothing else in flight.
 func poison(mode string) func(*demo, sizes) {
 	return func(d *demo, _ sizes) {
-		const cards = 50
+		const (
+			cards   = 50
+			alone   = 3 // seconds: the subscription's timeout
+			anyways = 3 // seconds: on their way
+		)
 		number := d.state().Sold + vouchersRate
 		d.fault(fmt.Sprintf(`{"mode":%q,"poison":[%d]}`, mode, number))
 		begun := time.Now()
 		s := d.await(2*time.Minute, fmt.Sprintf("voucher %d is a dead letter", number), func(s demoState) bool {
-			// What its card is sold meanwhile waits, and what is on its way.
-			held := int(time.Since(begun).Seconds()*vouchersRate/cards) + 2*vouchersRate
+			held := int(time.Since(begun).Seconds()*vouchersRate/cards) + (alone+anyways)*vouchersRate
 			if s.Missing > held {
 				d.t.Errorf("%d vouchers wait while one is poisonous; want those of its card, %d at most", s.Missing, held)
 			}

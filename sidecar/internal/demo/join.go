@@ -116,15 +116,14 @@ func isStatus(err error, status int) bool {
 	return ok && said.status == status
 }
 
-// put is the subscription of the web shop. Its waits are short and its attempts few, so that one sees
-// what comes of them.
+// put is the subscription of the web shop. Its waits are short, so that one sees it come back.
 type put struct {
-	Topics  []string       `json:"topics"`
-	URL     string         `json:"url"`
-	From    string         `json:"from,omitempty"`
-	Secret  string         `json:"secret"`
-	Timeout string         `json:"timeout"`
-	Retry   map[string]any `json:"retry"`
+	Topics  []string          `json:"topics"`
+	URL     string            `json:"url"`
+	From    string            `json:"from,omitempty"`
+	Secret  string            `json:"secret"`
+	Timeout string            `json:"timeout"`
+	Retry   map[string]string `json:"retry"`
 }
 
 // join subscribes. A web shop that has no memory of what it received, or whose subscription is gone,
@@ -132,7 +131,7 @@ type put struct {
 func (s *Webshop) join(ctx context.Context) error {
 	p := put{
 		Topics: []string{s.opts.Topic}, URL: s.opts.URL, Timeout: "3s",
-		Retry: map[string]any{"initial": "200ms", "max": "5s", "max_attempts": 5},
+		Retry: map[string]string{"initial": "200ms", "max": "5s"},
 	}
 	s.mu.Lock()
 	p.Secret = s.secret

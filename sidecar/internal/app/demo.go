@@ -20,9 +20,8 @@ const (
 	demoWebshop  = "webshop"
 )
 
-// demoGrace is how long requests to the demo have to end; one that the web shop was told to let hang
-// does not.
-const demoGrace = time.Second
+// demoGrace is how long requests to the demo have to end.
+const demoGrace = 5 * time.Second
 
 // RunDemo serves one end of the demo at HTTP_ADDRESS until ctx ends. ready, if not nil, is told the
 // address.
@@ -72,22 +71,8 @@ func demoEnd(end string, o demo.Options, log *slog.Logger) (http.Handler, worker
 func serveDemo(ctx context.Context, ln net.Listener, handler http.Handler, cfg config.Config, log *slog.Logger, workers ...worker) error {
 	group, ctx := errgroup.WithContext(ctx)
 	srv := server(handler, cfg, log)
-	group.Go(func() error {
-		errc := make(chan error, 1)
-		go func() { errc <- srv.Serve(ln) }()
-		select {
-		case err := <-errc:
-			return fmt.Errorf("serve %s: %w", ln.Addr(), err)
-		case <-ctx.Done():
-		}
-		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), demoGrace)
-		defer cancel()
-		if srv.Shutdown(bounded) != nil {
-			_ = srv.Close() // what hangs is meant to
-		}
-		<-errc
-		return nil
-	})
+	srv.BaseContext = func(net.Listener) context.Context { return ctx } // what hangs ends, too
+	group.Go(func() error { return serveUntil(ctx, srv, ln, demoGrace, func() {}) })
 	for _, w := range workers {
 		group.Go(func() error { return w(ctx) })
 	}
@@ -112,7 +97,7 @@ func RunDevWithDemo(ctx context.Context, cfg config.Config, topicsFile, dataDir 
 		})
 	})
 	group.Go(func() error {
-		defer ln.Close()
+		defer func() { _ = ln.Close() }()
 		select {
 		case <-ctx.Done():
 			return nil

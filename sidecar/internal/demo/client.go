@@ -27,7 +27,7 @@ type client struct {
 }
 
 func newClient(base, host string, connections int) *client {
-	transport := http.DefaultTransport.(*http.Transport).Clone() //nolint:errcheck,forcetypeassert // it is one
+	transport := http.DefaultTransport.(*http.Transport).Clone() // it is one
 	transport.Proxy, transport.MaxIdleConnsPerHost = nil, connections
 	return &client{strings.TrimSuffix(base, "/"), host, &http.Client{Transport: transport, Timeout: requestTimeout}}
 }

@@ -219,6 +219,7 @@ func TestFaults(t *testing.T) {
 		{`{"mode":"fail","share":0}`, map[int64]int{5: 204}},
 		{`{"mode":"refuse","poison":[6]}`, map[int64]int{6: 422, 7: 204}},
 		{`{"mode":"slow","delay":"1ms"}`, map[int64]int{8: 204}},
+		{`{"mode":"slow","delay":"10s"}`, map[int64]int{9: 0}}, // its client has gone by then
 		{`{"mode":"up"}`, map[int64]int{1: 204, 3: 204, 6: 204}},
 	} {
 		if status, text := s.tell("POST", "/faults", tc.fault); status != 200 {
@@ -229,6 +230,9 @@ func TestFaults(t *testing.T) {
 				t.Errorf("%s: number %d is answered with %d; want %d", tc.fault, number, got, want)
 			}
 		}
+	}
+	if s.s.book.Numbers.has(9) {
+		t.Error("what was not answered is in the book")
 	}
 	for body, says := range map[string]string{
 		`{"mode":"broken"}`:            `mode is "broken"; it must be one of up, down`,

@@ -86,12 +86,13 @@ func (f *faults) strike(w http.ResponseWriter, r *http.Request) bool {
 		delay, _ := time.ParseDuration(f.Delay) // checked
 		select {
 		case <-r.Context().Done():
-			return true
+			panic(http.ErrAbortHandler) // or it would be answered as taken
 		case <-time.After(delay):
 		}
 		return false
 	case modeHang:
 		<-r.Context().Done()
+		panic(http.ErrAbortHandler)
 	case modeFail:
 		writeError(w, http.StatusInternalServerError, "the web shop was told to fail")
 	case modeRefuse:

@@ -238,7 +238,9 @@ func TestFewDeadlinesAreArmed(t *testing.T) {
 	if err := srv.Shutdown(context.WithoutCancel(t.Context())); err != nil {
 		t.Error(err)
 	}
-	<-done
+	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+		t.Error(err)
+	}
 	counted.mu.Lock()
 	defer counted.mu.Unlock()
 	if counted.armed > 3*requests {

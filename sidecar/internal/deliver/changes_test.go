@@ -155,3 +155,31 @@ func TestALetterThatCannotBeWrittenIsShown(t *testing.T) {
 		})
 	}
 }
+
+// While Kafka is slow to commit, commits do not queue up, of which an older one could be the last.
+func TestOneCommitAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := open(t, nil)
+		defer o.stop()
+		o.end.set(func(ctx context.Context, a event.Attempt) event.Outcome {
+			time.Sleep(100 * time.Millisecond)
+			return ok(ctx, a)
+		})
+		o.source.slowDown(4 * time.Second)
+		o.source.give(voucher0)
+		o.source.add(recordsOf(voucher0, 0, 300)...)
+		most := 0
+		for range 15 {
+			time.Sleep(time.Second)
+			o.ask("shop", func(w *worker) { most = max(most, w.flying-w.engine.inFlight) })
+		}
+		if most != 1 {
+			t.Errorf("%d commits were under way at once", most)
+		}
+		o.source.slowDown(0)
+		time.Sleep(10 * time.Second)
+		if c := o.source.committed(voucher0); c.Offset != 300 {
+			t.Errorf("committed is %+v, want 300", c)
+		}
+	})
+}

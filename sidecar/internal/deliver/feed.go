@@ -118,8 +118,8 @@ func (f *feed) offer(records []event.Record) {
 }
 
 func (f *feed) commit(commits map[event.TopicPartition]event.Commit) error {
-	f.w.committing.Lock()
-	defer f.w.committing.Unlock()
+	f.w.committing <- struct{}{}
+	defer func() { <-f.w.committing }()
 	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 	defer cancel()
 	err := f.source.Commit(ctx, commits)

@@ -100,13 +100,14 @@ type worker struct {
 	total    int // partitions of all that is read, on all replicas
 	flying   int // attempts, letters and commits
 	writing  int
+	commits  int // that are being made
 	resting  int // partitions that are paused
 	changed  bool
 	attempts []event.AttemptRecord // a ring
 	oldest   int                   // where the next attempt goes, once the ring is full
 	state    event.DeliveryState
 
-	committing sync.Mutex // held during a commit: the last one of a partition is to be the last
+	committing chan struct{} // has one during a commit: the last one of a partition is to be the last
 }
 
 // ownership is a partition that this replica has.
@@ -137,7 +138,7 @@ func newWorker(parts Parts, sub *event.Subscription, metrics *subscriptionMetric
 	w := &worker{
 		parts: parts, metrics: metrics, log: parts.Log.With("subscription", sub.Name),
 		calls: make(chan func()), records: make(chan batch), starts: make(chan start), results: make(chan func(), 64), ended: make(chan struct{}),
-		owned: make(map[event.TopicPartition]*ownership),
+		owned: make(map[event.TopicPartition]*ownership), committing: make(chan struct{}, 1),
 	}
 	w.life, w.end = context.WithCancel(context.Background())
 	w.engine = New(optionsOf(sub, parts.Window), rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))) //nolint:gosec // it spreads retries
@@ -205,7 +206,7 @@ func (w *worker) loop(closed <-chan struct{}) {
 		if w.resting > 0 { // only what is offered fills a window
 			w.flow()
 		}
-		if w.changed && commit == nil {
+		if w.changed && commit == nil && w.commits == 0 { // one at a time: while Kafka is slow they would pile up
 			w.changed = false
 			commit = time.After(commitInterval)
 		}
@@ -405,10 +406,12 @@ func (w *worker) commit() {
 			continue
 		}
 		w.flying++
+		w.commits++
 		go func() {
 			err := f.commit(commits)
 			w.results <- func() {
 				w.flying--
+				w.commits--
 				if err != nil {
 					w.uncommitted(commits)
 				}

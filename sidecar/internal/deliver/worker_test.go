@@ -30,7 +30,8 @@ type source struct {
 	assigned map[event.TopicPartition]bool
 	paused   map[event.TopicPartition]bool
 	commits  map[event.TopicPartition]event.Commit
-	refuse   int   // commits that fail
+	refuse   int // commits that fail
+	slow     time.Duration
 	broken   error // what the next poll says
 	closed   bool
 }
@@ -130,6 +131,10 @@ func (s *source) pause(tps []event.TopicPartition, is bool) {
 
 func (s *source) Commit(_ context.Context, commits map[event.TopicPartition]event.Commit) error {
 	s.mu.Lock()
+	slow := s.slow
+	s.mu.Unlock()
+	time.Sleep(slow)
+	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.refuse > 0 {
 		s.refuse--
@@ -153,6 +158,13 @@ func (s *source) refuseNext(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.refuse = n
+}
+
+// slowDown makes commits take so long.
+func (s *source) slowDown(to time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.slow = to
 }
 
 func (s *source) isClosed() bool {

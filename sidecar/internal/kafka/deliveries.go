@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 	"sync"
@@ -479,7 +480,37 @@ func (d *Deliveries) Commit(ctx context.Context, commits map[event.TopicPartitio
 		whole[tp] = c
 	}
 	d.mu.Unlock()
-	return wrap(op, commitAsMember(ctx, d.client, whole, d.has))
+	var errs []error
+	for piece := range pieces(whole) {
+		errs = append(errs, commitAsMember(ctx, d.client, piece, d.has))
+	}
+	return wrap(op, errors.Join(errs...))
+}
+
+// maxCommitBytes is how much metadata goes into one request. Kafka keeps what a request commits as one
+// batch of records, and refuses all of it when that is over its message.max.bytes, 1 MiB.
+const maxCommitBytes = 512 << 10
+
+// pieces divides commits into such that Kafka takes as one.
+func pieces(all map[event.TopicPartition]event.Commit) iter.Seq[map[event.TopicPartition]event.Commit] {
+	const overhead = 256 // for the group, the partition and the record
+	return func(yield func(map[event.TopicPartition]event.Commit) bool) {
+		piece, size := make(map[event.TopicPartition]event.Commit), 0
+		for tp, c := range all {
+			more := overhead + len(tp.Topic) + len(c.Metadata)
+			if size+more > maxCommitBytes && len(piece) > 0 {
+				if !yield(piece) {
+					return
+				}
+				piece, size = make(map[event.TopicPartition]event.Commit), 0
+			}
+			piece[tp] = c
+			size += more
+		}
+		if len(piece) > 0 {
+			yield(piece)
+		}
+	}
 }
 
 // Close leaves the group, after Revoked has returned for what is assigned. Where Kafka cannot be

@@ -183,3 +183,22 @@ func TestOneCommitAtATime(t *testing.T) {
 		}
 	})
 }
+
+// A topic that was made anew is assigned once more, while its partition may rest.
+func TestWhatIsAssignedIsRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := open(t, nil)
+		defer o.stop()
+		o.end.set(poisoned(0, event.Unreachable))
+		o.source.give(voucher0)
+		o.source.add(recordsOf(voucher0, 0, 1000)...)
+		time.Sleep(time.Second)
+		if !o.source.isPaused(voucher0) {
+			t.Fatal("a full window does not rest")
+		}
+		o.source.opts.Assigned(map[event.TopicPartition]event.Commit{voucher0: {Offset: 0}})
+		if o.source.isPaused(voucher0) {
+			t.Error("an empty window rests, and nothing will ever wake it")
+		}
+	})
+}

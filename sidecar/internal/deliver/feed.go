@@ -2,6 +2,7 @@ package deliver
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -136,9 +137,11 @@ func (f *feed) assigned(commits map[event.TopicPartition]event.Commit) {
 		for tp, c := range commits {
 			w.drop(tp)
 			ctx, cancel := context.WithCancel(w.life)
-			w.owned[tp] = &ownership{feed: f, ctx: ctx, cancel: cancel} // not paused: a source resumes what it assigns
+			w.owned[tp] = &ownership{feed: f, ctx: ctx, cancel: cancel}
 			w.engine.Assign(tp, c, now)
 		}
+		// A source resumes what it assigns; but this loop may have paused it since, as one that it had.
+		f.source.Resume(slices.Collect(maps.Keys(commits)))
 		w.share()
 	})
 }

@@ -1,6 +1,10 @@
 package deliver
 
-import "postamt/sidecar/internal/event"
+import (
+	"slices"
+
+	"postamt/sidecar/internal/event"
+)
 
 // Blame needs evidence. A failure counts against a record, is booked, only when the endpoint has
 // accepted another record in an attempt that began after it, and at least half of the last outcomes
@@ -22,6 +26,7 @@ type blame struct {
 	good     int // among the last
 
 	pending []suspicion // by when they failed
+	tidyAt  int         // at how many of them the void ones are taken out
 	last    suspicion   // the last failure of all
 	other   suspicion   // the last failure of another record than that
 }
@@ -50,6 +55,12 @@ func (b *blame) count(d *Delivery, accepted bool) {
 
 func (b *blame) mostlyGood() bool { return 2*b.good >= min(b.counted, blameOutcomes) }
 
+// others counts the outcomes of other records than d among the last that were not good. All that are
+// counted of d are such.
+func (b *blame) others(d *Delivery) int {
+	return max(0, min(b.counted, blameOutcomes)-b.good-d.counted)
+}
+
 // saw notes that a record has failed.
 func (b *blame) saw(d *Delivery, at uint64) {
 	if b.last.d != d {
@@ -61,6 +72,10 @@ func (b *blame) saw(d *Delivery, at uint64) {
 // suspect makes the last failure of a record one to be booked when there is evidence.
 func (b *blame) suspect(d *Delivery, at uint64) {
 	d.pending = at
+	if len(b.pending) >= b.tidyAt { // what is void is only in the way
+		b.pending = slices.DeleteFunc(b.pending, func(s suspicion) bool { return s.d.pending != s.at })
+		b.tidyAt = max(64, 2*len(b.pending))
+	}
 	b.pending = append(b.pending, suspicion{d, at})
 }
 

@@ -9,7 +9,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"math/rand/v2"
 	"postamt/sidecar/internal/event"
+	"sync"
 )
 
 // A filter asks for what the record was, not for the dead letter that it has become.
@@ -199,6 +201,56 @@ func TestWhatIsAssignedIsRead(t *testing.T) {
 		o.source.opts.Assigned(map[event.TopicPartition]event.Commit{voucher0: {Offset: 0}})
 		if o.source.isPaused(voucher0) {
 			t.Error("an empty window rests, and nothing will ever wake it")
+		}
+	})
+}
+
+// Some of an endpoint's replicas may have the wrong path, for as long as a rollout takes.
+func TestAPartialRolloutMakesHardlyAnyDeadLetters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := open(t, nil)
+		defer o.stop()
+		rnd := rand.New(rand.NewPCG(1, 1))
+		var mu sync.Mutex
+		o.end.set(func(ctx context.Context, a event.Attempt) event.Outcome {
+			mu.Lock()
+			defer mu.Unlock()
+			if rnd.IntN(10) < 3 {
+				return event.Outcome{Verdict: event.Refused, Status: 404}
+			}
+			return ok(ctx, a)
+		})
+		o.source.give(voucher0)
+		const n = 3000
+		for from := int64(0); from < n; from += 10 {
+			o.source.add(recordsOf(voucher0, from, 10)...)
+			time.Sleep(time.Second)
+		}
+		time.Sleep(time.Hour)
+		if got, dead := len(o.end.got()), len(o.letters.got()); got+dead != n || dead > n/100 {
+			t.Errorf("%d were accepted and %d became dead letters, of %d", got, dead, n)
+		}
+	})
+}
+
+func TestRecordsFromBeforeAPartitionCameBackAreNotTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := open(t, nil)
+		defer o.stop()
+		o.source.give(voucher0)
+		w := o.worker("shop")
+		w.do(func() {
+			f := w.owned[voucher0].feed
+			f.offer(batch{f, recordsOf(voucher0, 5, 3), f.turn.Load() - 1})
+		})
+		synctest.Wait()
+		if n := o.end.tries(); n > 0 {
+			t.Errorf("%d were tried", n)
+		}
+		o.source.add(recordsOf(voucher0, 0, 8)...)
+		time.Sleep(time.Second)
+		if c := o.source.committed(voucher0); c.Offset != 8 || len(o.end.got()) != 8 {
+			t.Errorf("committed is %+v after %d", c, len(o.end.got()))
 		}
 	})
 }

@@ -412,7 +412,8 @@ func (e *Engine) book(d *Delivery) {
 	d.partition.dirty = true
 	need, reason := max(2, e.opts.Retry.MaxAttempts), event.ReasonExhausted
 	if d.last.Verdict == event.Refused {
-		need, reason = 2, event.ReasonRefused
+		// Where others fail, too, it may be the endpoint all the same: one of its replicas, say.
+		need, reason = min(need, 2+e.blame.others(d)), event.ReasonRefused
 	}
 	// A receiver that this record crashes takes others with it, and they it: once with nothing else
 	// in flight.

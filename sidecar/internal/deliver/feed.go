@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"postamt/sidecar/internal/event"
@@ -18,7 +19,8 @@ type feed struct {
 	topics  []string
 	redrive *event.Redrive // nil: the subscription's own records
 	source  Source
-	total   int // partitions, on all replicas
+	total   int          // partitions, on all replicas; of the worker's loop
+	turn    atomic.Int64 // counts assignments
 }
 
 // redriveFeed reads the dead letters that a redrive is of.
@@ -36,7 +38,6 @@ func redriveFeed(w *worker, sub *event.Subscription) *feed {
 // read gives the worker what a feed brings until ctx ends; then it gives the feed's partitions back.
 // An error ends it sooner.
 func (w *worker) read(ctx context.Context, f *feed) error {
-	f.total = f.countPartitions(ctx)
 	opened := make(chan struct{})
 	ready := func() { <-opened } // a source may call back before it is returned
 	source, err := w.parts.Open(SourceOptions{
@@ -51,7 +52,6 @@ func (w *worker) read(ctx context.Context, f *feed) error {
 	}
 	f.source = source
 	close(opened)
-	w.do(func() { w.total += f.total; w.share() })
 	defer w.do(func() { w.total -= f.total; w.share() })
 	err = f.poll(ctx)
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.parts.StopTimeout)
@@ -86,7 +86,7 @@ func (f *feed) poll(ctx context.Context) error {
 			continue
 		}
 		select {
-		case f.w.records <- batch{f, records}:
+		case f.w.records <- batch{f, records, f.turn.Load()}:
 		case <-f.w.ended:
 		}
 	}
@@ -94,8 +94,16 @@ func (f *feed) poll(ctx context.Context) error {
 }
 
 // offer gives the engine what was read. It is called in the loop.
-func (f *feed) offer(records []event.Record) {
-	w := f.w
+func (f *feed) offer(b batch) {
+	w, records := f.w, b.records
+	if f.turn.Load() != b.turn {
+		// Partitions have come while these were in hand, which takes this loop standing still for
+		// seconds. Of one that was lost and came back they are not what comes next.
+		records = slices.DeleteFunc(records, func(r event.Record) bool {
+			o := w.owned[event.TopicPartition{Topic: r.Topic, Partition: r.Partition}]
+			return o != nil && o.since > b.turn
+		})
+	}
 	if f.redrive == nil {
 		w.engine.Offer(records)
 		return
@@ -132,12 +140,17 @@ func (f *feed) commit(commits map[event.TopicPartition]event.Commit) error {
 
 func (f *feed) assigned(commits map[event.TopicPartition]event.Commit) {
 	w := f.w
+	total := f.countPartitions(w.life) // there may be more by now, or Kafka could not be asked before
 	w.do(func() {
 		now := time.Now()
+		turn := f.turn.Add(1)
+		if total > 0 {
+			w.total, f.total = w.total+total-f.total, total
+		}
 		for tp, c := range commits {
 			w.drop(tp)
 			ctx, cancel := context.WithCancel(w.life)
-			w.owned[tp] = &ownership{feed: f, ctx: ctx, cancel: cancel}
+			w.owned[tp] = &ownership{feed: f, ctx: ctx, cancel: cancel, since: turn}
 			w.engine.Assign(tp, c, now)
 		}
 		// A source resumes what it assigns; but this loop may have paused it since, as one that it had.

@@ -115,6 +115,7 @@ type ownership struct {
 	feed   *feed
 	ctx    context.Context // ends to break its attempts off
 	cancel context.CancelFunc
+	since  int64 // its feed's turn when it came
 	paused bool
 }
 
@@ -132,6 +133,7 @@ type start struct {
 type batch struct {
 	feed    *feed
 	records []event.Record
+	turn    int64 // of the feed when they came
 }
 
 func newWorker(parts Parts, sub *event.Subscription, metrics *subscriptionMetrics) *worker {
@@ -186,7 +188,7 @@ func (w *worker) loop(closed <-chan struct{}) {
 				(<-w.results)()
 			}
 		case b := <-w.records:
-			b.feed.offer(b.records)
+			b.feed.offer(b)
 			w.flow()
 		case <-wake.C:
 		case <-commit:
@@ -239,7 +241,7 @@ func (w *worker) do(f func()) bool {
 // pump starts attempts and dead letters.
 func (w *worker) pump() {
 	now := time.Now()
-	for w.broken == nil {
+	for {
 		d, ok := w.engine.Next(now)
 		if !ok {
 			break
@@ -474,7 +476,7 @@ func (w *worker) use(sub *event.Subscription) {
 	}
 	w.sub = sub
 	w.engine.SetOptions(optionsOf(sub, w.parts.Window))
-	w.engine.SetPaused(sub.State != event.Active)
+	w.engine.SetPaused(sub.State != event.Active || w.broken != nil)
 	w.share()
 }
 

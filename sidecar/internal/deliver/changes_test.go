@@ -3,15 +3,15 @@ package deliver
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"math/rand/v2"
 	"postamt/sidecar/internal/event"
-	"sync"
 )
 
 // A filter asks for what the record was, not for the dead letter that it has become.

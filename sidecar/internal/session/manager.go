@@ -424,7 +424,19 @@ func (m *Manager) remove(ctx context.Context, group, name string, still func() b
 		}
 		return nil, nil
 	})
+	if err == nil && s == nil {
+		if _, there := m.table.Get(key); !there { // it may have been made between our look and the write
+			m.mu.Lock()
+			s = m.sessions[key]
+			m.mu.Unlock()
+		}
+	}
+	gone, _ := errors.AsType[*event.Error](err)
 	switch {
+	case s != nil && gone != nil && gone.Kind == event.NotFound: // else it would stay for ever
+		m.forget(key, s)
+		s.end(err, true)
+		return err
 	case err != nil || kept:
 		return err
 	case s != nil:

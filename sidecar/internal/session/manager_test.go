@@ -114,3 +114,20 @@ func find(m *Manager, group, name string) (*Session, func(), error) {
 	}
 	return p.Session, p.Done, err
 }
+
+func TestASessionThatIsMadeWhileItsNameIsDeleted(t *testing.T) {
+	table := newTable()
+	m := managerFor(t, &group{}, table, 10, time.Minute)
+	table.before = func() { // the delete has found nothing here
+		table.before = nil
+		if _, err := m.Create(t.Context(), Settings{Group: "g", Name: "c"}); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := m.Delete(t.Context(), "g", "c"); err != nil {
+		t.Fatal(err)
+	}
+	if n := m.Len(); n != 0 || table.has("g/c") {
+		t.Errorf("%d sessions are left, stored %v; it was deleted", n, table.has("g/c"))
+	}
+}

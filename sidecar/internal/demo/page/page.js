@@ -14,7 +14,7 @@ const faults = {
   'fault-slow': () => ({ mode: 'slow', delay: '2s' }),
   'fault-fail': () => ({ mode: 'fail' }),
   'fault-some': () => ({ mode: 'fail', share: 0.33 }),
-  'fault-refuse': () => ({ mode: 'refuse', share: 0.33 }),
+  'fault-refuse': () => ({ mode: 'refuse', share: 0.1 }),
   'fault-poison': () => ({ mode: 'hang', poison: [state ? state.sold + state.unknown + 2 : 1] }),
 };
 

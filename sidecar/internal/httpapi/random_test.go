@@ -37,7 +37,7 @@ func TestRandomBadRequests(t *testing.T) { // not beside others: it counts what 
 	const workers, requests = 24, 10_000
 	s := serve(t, map[string]string{
 		"HEALTH_INTERVAL": "5s", // a check that is given less may fail, and /health/ready says so
-		"READ_TIMEOUT":    "300ms", "SESSION_MAX_WAIT": "50ms", "SESSION_IDLE_TIMEOUT": "1s", "STREAM_HEARTBEAT": "50ms",
+		"READ_TIMEOUT":    "2s", "SESSION_MAX_WAIT": "50ms", "SESSION_IDLE_TIMEOUT": "1s", "STREAM_HEARTBEAT": "50ms",
 		"MAX_BODY_BYTES": "100000", "MAX_BATCH_BYTES": "200000", "MAX_IN_FLIGHT_BYTES": "200000", "MAX_SESSIONS": "30", "MAX_STREAMS": "5",
 	})
 	run := func(from, to int) map[int]int {

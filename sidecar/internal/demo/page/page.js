@@ -27,16 +27,20 @@ async function ask(method, path, body) {
   return json;
 }
 
-// act does what a button is for, and says what went wrong.
-async function act(what) {
-  try {
-    await what();
-    $('problem').textContent = '';
-  } catch (e) {
-    $('problem').dataset.from = 'button';
-    $('problem').textContent = e.message;
-  }
-  await refresh();
+// act does what a button is for, after what was clicked before, and says what went wrong.
+let acting = Promise.resolve();
+function act(what) {
+  acting = acting.then(async () => {
+    try {
+      await what();
+      $('problem').textContent = '';
+    } catch (e) {
+      $('problem').dataset.from = 'button';
+      $('problem').textContent = e.message;
+    }
+    await refresh();
+  });
+  return acting;
 }
 
 function pressed(f) {

@@ -328,3 +328,54 @@ func TestReplicasComeAndGoWithoutARecordLost(t *testing.T) {
 		t.Errorf("%d came again; more than was in flight", again)
 	}
 }
+
+// Whichever replica is asked, the one that has the partition gives its record up.
+func TestSkipAndPauseReachEveryReplica(t *testing.T) {
+	cluster := deliveryCluster(t)
+	producer := startRole(t, app.Producer, cluster, nil)
+	consumers := deliverers(t, cluster, 2)
+	s := openShop(t)
+	made := consumers[0].ask("PUT", "/subscriptions/webshop", `{"topics":["test.voucher"],"url":"`+s.URL+`","retry":{"initial":"50ms","max":"200ms"}}`, 201)
+	s.set(func() {
+		s.secret = made["secret"].(string)
+		s.answer = func(body string) int {
+			if strings.Contains(body, `"number":0}`) {
+				return http.StatusInternalServerError
+			}
+			return http.StatusOK
+		}
+	})
+	sell(t, producer, 0, 1)
+	var at map[string]any
+	eventually(t, "it says what holds it up", func() bool {
+		for _, p := range consumers[0].ask("GET", "/subscriptions/webshop", "", 200)["partitions"].([]any) {
+			if p := p.(map[string]any); p["stuck"] != nil && p["replica"] != nil {
+				at = p
+			}
+		}
+		return at != nil
+	})
+	other := consumers[0] // that does not have the partition
+	if strings.HasSuffix(other.api, at["replica"].(string)) {
+		other = consumers[1]
+	}
+	other.ask("POST", "/subscriptions/webshop/skip", fmt.Sprintf(`{"topic":"test.voucher","partition":%v,"offset":0}`, at["partition"]), 204)
+	eventually(t, "it is a dead letter", func() bool {
+		letters := other.ask("GET", "/subscriptions/webshop/dead-letters", "", 200)["dead_letters"].([]any)
+		return len(letters) == 1 && letters[0].(map[string]any)["reason"] == "skipped"
+	})
+
+	other.ask("POST", "/subscriptions/webshop/pause", "", 200)
+	for _, p := range consumers {
+		eventually(t, "it is paused", func() bool { return p.ask("GET", "/subscriptions/webshop", "", 200)["state"] == "paused" })
+	}
+	time.Sleep(500 * time.Millisecond) // both have heard of it
+	before := len(s.got())
+	sell(t, producer, 1, 30)
+	time.Sleep(time.Second)
+	if n := len(s.got()) - before; n > 0 {
+		t.Errorf("%d were delivered while it was paused", n)
+	}
+	consumers[0].ask("POST", "/subscriptions/webshop/resume", "", 200)
+	eventually(t, "what waited is delivered", func() bool { return len(s.got())-before == 30 })
+}

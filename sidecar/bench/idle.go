@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"sync"
-	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // idleSample is a consumer with so many idle sessions and as many idle streams.
@@ -83,26 +83,23 @@ func watch(ctx context.Context, p *process, n int, opening time.Duration) (s idl
 // openIdle opens the sessions and streams from number from on, until there are to of each.
 // The streams stay open until ctx ends, or the consumer does.
 func (b *bench) openIdle(ctx context.Context, p *process, from, to int) error {
-	opening, fail := context.WithCancelCause(ctx)
-	defer fail(nil)
-	var next atomic.Int64
-	next.Store(int64(from))
-	var workers sync.WaitGroup
-	for range 16 {
-		workers.Go(func() {
-			for i := int(next.Add(1)) - 1; i < to && opening.Err() == nil; i = int(next.Add(1)) - 1 {
-				_, err := newSession(opening, p, fmt.Sprintf("bench-idle-%d", i), "json", "bench.idle")
-				if err == nil {
-					err = again(func() error { return openStream(ctx, p) })
-				}
-				if err != nil {
-					fail(err)
-				}
-			}
-		})
+	return openMany(ctx, from, to, func(opening context.Context, i int) error {
+		_, err := newSession(opening, p, fmt.Sprintf("bench-idle-%d", i), "json", "bench.idle")
+		if err != nil {
+			return err
+		}
+		return again(func() error { return openStream(ctx, p) })
+	})
+}
+
+// openMany opens what has the numbers from one up to another, some at a time.
+func openMany(ctx context.Context, from, to int, open func(ctx context.Context, i int) error) error {
+	all, opening := errgroup.WithContext(ctx)
+	all.SetLimit(16)
+	for i := from; i < to && opening.Err() == nil; i++ {
+		all.Go(func() error { return open(opening, i) })
 	}
-	workers.Wait()
-	return context.Cause(opening)
+	return all.Wait()
 }
 
 // openStream returns once a stream has sent its first line.

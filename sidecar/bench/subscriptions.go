@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -37,27 +35,13 @@ func (b *bench) measureSubscriptions(ctx context.Context) error {
 // openSubscriptions makes the subscriptions from number from on, until there are to, and waits
 // until each reads its partitions.
 func (b *bench) openSubscriptions(ctx context.Context, p *process, from, to int) error {
-	opening, fail := context.WithCancelCause(ctx)
-	defer fail(nil)
-	var next atomic.Int64
-	next.Store(int64(from))
-	var workers sync.WaitGroup
-	for range 16 {
-		workers.Go(func() {
-			for i := int(next.Add(1)) - 1; i < to && opening.Err() == nil; i = int(next.Add(1)) - 1 {
-				name := fmt.Sprintf("bench-idle-%d", i)
-				err := b.subscribe(opening, p, name, "bench.idle", pathAtOnce, "latest")
-				if err == nil {
-					err = reads(opening, p, name)
-				}
-				if err != nil {
-					fail(err)
-				}
-			}
-		})
-	}
-	workers.Wait()
-	return context.Cause(opening)
+	return openMany(ctx, from, to, func(opening context.Context, i int) error {
+		name := fmt.Sprintf("bench-idle-%d", i)
+		if err := b.subscribe(opening, p, name, "bench.idle", pathAtOnce, "latest"); err != nil {
+			return err
+		}
+		return reads(opening, p, name)
+	})
 }
 
 // reads waits until a subscription reads all three partitions.

@@ -156,8 +156,7 @@ func (p *puller) run(ctx context.Context, t *testing.T) {
 			delete(sought, partition)
 		}
 		if turn%7 == 3 && !p.shared && len(records) > 0 {
-			// Back to where this read began: it has to come again.
-			if _, ok := p.ask("POST", "/positions", offsetsOf(first), 204); ok {
+			if p.seek(ctx, first) {
 				maps.Copy(sought, first)
 				clear(last)
 				continue
@@ -176,6 +175,17 @@ func (p *puller) run(ctx context.Context, t *testing.T) {
 		}
 		if ok || got.status == 409 && (p.shared || body == "") { // it comes again, here or there
 			clear(last)
+		}
+	}
+}
+
+// seek goes back to where a read began: it has to come again. A seek without an answer may have
+// been made, and to commit what was read does not undo it: it is repeated.
+func (p *puller) seek(ctx context.Context, first map[int32]record) bool {
+	for {
+		got, ok := p.ask("POST", "/positions", offsetsOf(first), 204)
+		if ok || got.status == 409 || ctx.Err() != nil {
+			return ok
 		}
 	}
 }

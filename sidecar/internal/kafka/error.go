@@ -24,8 +24,9 @@ const (
 )
 
 const (
-	msgAway  = "Kafka cannot be reached at present; repeat the request later"
-	msgMaybe = "Kafka has not acknowledged the record in time (REQUEST_TIMEOUT): it may be stored, or not; repeat the request, and expect that it can come twice"
+	msgAway   = "Kafka cannot be reached at present; repeat the request later"
+	msgClocks = "Kafka refuses records of this time: the clocks of this service and of Kafka differ by more than the topic's message.timestamp.before.max.ms or message.timestamp.after.max.ms allows; set them right, then repeat the request"
+	msgMaybe  = "Kafka has not acknowledged the record in time (REQUEST_TIMEOUT): it may be stored, or not; repeat the request, and expect that it can come twice"
 )
 
 // wrap gives a client's error its Kind from its code, never from its text, which the

@@ -324,7 +324,7 @@ func (p *Producer) Produce(ctx context.Context, until time.Time, records []event
 			fill(&m, r)
 			m.Opaque = &results[i]
 			if err := client.Produce(&m, reports); err != nil {
-				results[i].Err = p.failed(h, err)
+				results[i].Err = p.failed(h, err, r.Timestamp)
 				continue
 			}
 			results[i].Err = errOpen
@@ -357,7 +357,7 @@ func (p *Producer) await(ctx context.Context, until time.Time, h *handle, report
 			m := ev.(*ckafka.Message)
 			result := m.Opaque.(*event.Result)
 			if err := m.TopicPartition.Error; err != nil {
-				*result = event.Result{Err: p.failed(h, err)}
+				*result = event.Result{Err: p.failed(h, err, result.Place.Timestamp)}
 			} else {
 				result.Place.Partition, result.Place.Offset = m.TopicPartition.Partition, int64(m.TopicPartition.Offset)
 				result.Err = nil
@@ -387,10 +387,20 @@ func giveUp(results []event.Result, cause error) {
 // errOpen marks a record whose report is still to come.
 var errOpen = errors.New("no report yet")
 
+// clocksDiffer is how near to now, by our clock, a timestamp must be for its refusal to tell of the
+// clocks and not of the record: topics allow an hour and more.
+const clocksDiffer = time.Minute
+
 // failed maps an error of one record, and notices the fatal ones.
-func (p *Producer) failed(h *handle, err error) error {
-	if ce := (ckafka.Error{}); errors.As(err, &ce) && (ce.IsFatal() || ce.Code() == ckafka.ErrFatal) {
+func (p *Producer) failed(h *handle, err error, timestamp time.Time) error {
+	ce := ckafka.Error{}
+	switch {
+	case !errors.As(err, &ce):
+	case ce.IsFatal() || ce.Code() == ckafka.ErrFatal:
 		p.replace(h, err)
+	case ce.Code() == ckafka.ErrInvalidTimestamp && time.Since(timestamp).Abs() < clocksDiffer:
+		// A client takes an error of its record for final.
+		return &event.Error{Kind: event.Unavailable, Code: codeUnavailable, Op: "kafka.Produce", Msg: msgClocks, Err: err}
 	}
 	return wrap("kafka.Produce", err)
 }

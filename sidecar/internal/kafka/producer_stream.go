@@ -72,7 +72,10 @@ type problem struct {
 }
 
 // sent goes with a record to librdkafka and comes back with its report.
-type sent struct{ index, size int32 }
+type sent struct {
+	index, size int32
+	timestamp   int64 // ms since 1970
+}
 
 var errMaybe = event.Errorf(event.Unavailable, codeUnavailable, "kafka.Stream", msgMaybe)
 
@@ -125,7 +128,7 @@ func (s *Stream) Send(ctx context.Context, rec event.Record) error {
 	index := s.add(outcome{state: open}, size)
 	var m ckafka.Message
 	fill(&m, &rec)
-	m.Opaque = sent{int32(index), int32(size)} //nolint:gosec // both are bounded far below
+	m.Opaque = sent{int32(index), int32(size), rec.Timestamp.UnixMilli()} //nolint:gosec // both are bounded far below
 	// Until a record of this stream could have been acknowledged; what is in the queue is
 	// others', which is given up by then.
 	for giveUp := time.Now().Add(s.producer.opts.Timeout); ; {
@@ -143,7 +146,7 @@ func (s *Stream) Send(ctx context.Context, rec event.Record) error {
 				continue
 			}
 		}
-		s.settle(rec.Topic, index, size, outcome{}, s.producer.failed(s.handle, err))
+		s.settle(rec.Topic, index, size, outcome{}, s.producer.failed(s.handle, err, rec.Timestamp))
 		if s.handle.failed.Load() || errors.Is(err, errClosed) {
 			s.breakOff()
 		}
@@ -275,7 +278,7 @@ func (s *Stream) take(ev ckafka.Event) {
 	what := m.Opaque.(sent)
 	var err error
 	if m.TopicPartition.Error != nil {
-		err = s.producer.failed(s.handle, m.TopicPartition.Error)
+		err = s.producer.failed(s.handle, m.TopicPartition.Error, time.UnixMilli(what.timestamp))
 		ee, ce := (*event.Error)(nil), ckafka.Error{}
 		if errors.As(err, &ee) && ee.Kind == event.Unavailable && (!errors.As(err, &ce) || ce.Code() != ckafka.ErrUnknownPartition && ce.Code() != ckafka.ErrInvalidDifferentRecord) {
 			s.breakOff() // librdkafka has tried for as long as it may

@@ -332,7 +332,7 @@ func TestErrorsOfKafkaHaveTheirKind(t *testing.T) {
 		err  *kerr.Error
 		want event.Kind
 	}{
-		{kerr.InvalidTimestamp, event.Unprocessable},
+		{kerr.InvalidTimestamp, event.Unavailable}, // the records are of now: the clocks differ
 		{kerr.InvalidRecord, event.Unprocessable},
 		{kerr.PolicyViolation, event.Unprocessable},
 		{kerr.MessageTooLarge, event.TooLarge},
@@ -341,7 +341,7 @@ func TestErrorsOfKafkaHaveTheirKind(t *testing.T) {
 		{kerr.KafkaStorageError, event.Unavailable},
 	} {
 		p := patient
-		if tc.want == event.Unavailable {
+		if tc.want == event.Unavailable && tc.err != kerr.InvalidTimestamp { //nolint:errorlint // one of the table
 			p = hasty
 		}
 		fault := cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "a", Err: tc.err, Count: -1})
@@ -350,6 +350,39 @@ func TestErrorsOfKafkaHaveTheirKind(t *testing.T) {
 		}
 		fault.Remove()
 		eventually(t, "records flow after "+tc.err.Message, func() bool { return p.Produce(t.Context(), time.Time{}, one("a", "v"))[0].Err == nil })
+	}
+}
+
+// A client must not take a record for bad that Kafka refuses for the clock of the machine.
+func TestARefusedTimestampIsTheRecordsUnlessItIsOfNow(t *testing.T) {
+	t.Parallel()
+	cluster := clusterFor(t, kfake.SeedTopics(1, "a"))
+	p, _ := producerFor(t, cluster.ListenAddrs(), 30*time.Second)
+	cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "a", Err: kerr.InvalidTimestamp, Count: -1})
+	for name, tc := range map[string]struct {
+		timestamp time.Time
+		want      event.Kind
+	}{
+		"none":           {time.Time{}, event.Unavailable},
+		"now":            {time.Now(), event.Unavailable},
+		"a year ago":     {time.Now().AddDate(-1, 0, 0), event.Unprocessable},
+		"in two hours":   {time.Now().Add(2 * time.Hour), event.Unprocessable},
+		"before Kafka's": {time.UnixMilli(1), event.Unprocessable},
+	} {
+		r := event.Record{Topic: "a", Partition: event.AnyPartition, Value: []byte("v"), Timestamp: tc.timestamp}
+		if got := p.Produce(t.Context(), time.Time{}, []event.Record{r})[0].Err; kindOf(got) != tc.want {
+			t.Errorf("Produce, timestamp %s: %v; want %s", name, got, tc.want)
+		}
+		stream := p.Stream(0, func(int, error) {})
+		if err := stream.Send(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		stream.Finish(t.Context())
+		for _, got := range stream.Results() {
+			if kindOf(got.Err) != tc.want {
+				t.Errorf("Stream, timestamp %s: %v; want %s", name, got.Err, tc.want)
+			}
+		}
 	}
 }
 

@@ -341,7 +341,7 @@ func TestErrorsOfKafkaHaveTheirKind(t *testing.T) {
 		{kerr.KafkaStorageError, event.Unavailable},
 	} {
 		p := patient
-		if tc.want == event.Unavailable && tc.err != kerr.InvalidTimestamp { //nolint:errorlint // one of the table
+		if tc.want == event.Unavailable && tc.err != kerr.InvalidTimestamp {
 			p = hasty
 		}
 		fault := cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "a", Err: tc.err, Count: -1})

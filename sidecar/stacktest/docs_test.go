@@ -114,7 +114,7 @@ func (b block) script() (script string, interrupted bool) {
     command $STACK_DOCKER "$@"
   fi
 }`,
-		// An error of HTTP is one of the command; what the monitor says is up to 15 s old.
+		// An error of HTTP is one of the command; what the monitor says is a few seconds old.
 		`curl() {
   local i status
   for i in 1 2 3 4 5; do

@@ -8,13 +8,11 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/pprof"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 
 	"postamt/sidecar/internal/config"
@@ -63,6 +61,7 @@ func Run(ctx context.Context, role Role, cfg config.Config, log *slog.Logger, re
 	parts := httpapi.Parts{Topics: cluster}
 	var workers []worker
 	var delivering *deliveries
+	var more writeMetrics
 	var stopBy time.Time // set once serve has returned
 
 	var producer *kafka.Producer
@@ -125,12 +124,13 @@ func Run(ctx context.Context, role Role, cfg config.Config, log *slog.Logger, re
 	if role.is(Monitor) {
 		collector := lag.New(kafka.NewAdmin(client), lag.Options{Interval: cfg.MonitorInterval, Log: log})
 		reg.MustRegister(collector)
+		more = collector.WriteMetrics
 		parts.Lag = func(group string) (any, error) { return lagOf(collector, group) }
 		workers = append(workers, collector.Run)
 	}
 	parts.Health = health.New(string(role), Version, cfg.HealthInterval, checks, log, reg)
 	workers = append(workers, parts.Health.Run)
-	stopBy, err = serve(ctx, cfg, parts, workers, delivering, log, reg, ready)
+	stopBy, err = serve(ctx, cfg, parts, workers, delivering, log, reg, more, ready)
 	return err
 }
 
@@ -188,7 +188,7 @@ func lagOf(c *lag.Collector, group string) (any, error) {
 }
 
 // serve returns by when the rest must have stopped, too.
-func serve(ctx context.Context, cfg config.Config, parts httpapi.Parts, workers []worker, delivering *deliveries, log *slog.Logger, reg *prometheus.Registry, ready func(api, metrics net.Addr)) (stopBy time.Time, err error) {
+func serve(ctx context.Context, cfg config.Config, parts httpapi.Parts, workers []worker, delivering *deliveries, log *slog.Logger, reg *prometheus.Registry, more writeMetrics, ready func(api, metrics net.Addr)) (stopBy time.Time, err error) {
 	stopBy = time.Now()
 	// Background work goes on until the last request has ended.
 	work, endWork := context.WithCancel(context.WithoutCancel(ctx))
@@ -243,7 +243,7 @@ func serve(ctx context.Context, cfg config.Config, parts httpapi.Parts, workers 
 		return serveUntil(failed, server(handler, cfg, log), httpapi.Listener(api, cfg.Limits.HeaderBytes), requests, drain)
 	})
 	group.Go(func() error {
-		return serveUntil(work, server(debugHandler(reg), cfg, log), metrics, time.Second, func() {})
+		return serveUntil(work, server(debugHandler(reg, more), cfg, log), metrics, time.Second, func() {})
 	})
 	for _, w := range workers {
 		group.Go(func() error { return w(work) })
@@ -319,25 +319,4 @@ func serveUntil(ctx context.Context, srv *http.Server, ln net.Listener, grace ti
 		err = errors.Join(err, served)
 	}
 	return err
-}
-
-// debugHandler serves what never goes through the proxy. It takes no POST: deliveries, which are
-// POSTs to wherever a client says, reach the network that other replicas listen in.
-func debugHandler(reg *prometheus.Registry) http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{Registry: reg, EnableOpenMetrics: true}))
-	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
-	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
-	return mux
-}
-
-func buildInfo(role Role) prometheus.Collector {
-	g := prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "postamt_build_info", Help: "Always 1; the labels say what runs.",
-	}, []string{"version", "role"})
-	g.WithLabelValues(Version, string(role)).Set(1)
-	return g
 }

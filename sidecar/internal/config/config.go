@@ -38,7 +38,7 @@ type Config struct {
 	Webhook           Webhook        `envPrefix:"WEBHOOK_"`
 	Delivery          Delivery       `envPrefix:"DELIVERY_"`
 	StreamHeartbeat   time.Duration  `env:"STREAM_HEARTBEAT" envDefault:"15s" help:"how often a quiet stream sends a comment"`
-	MonitorInterval   time.Duration  `env:"MONITOR_INTERVAL" envDefault:"15s" help:"how often the monitor asks Kafka for every group's lag"`
+	MonitorInterval   time.Duration  `env:"MONITOR_INTERVAL" envDefault:"5s" help:"how often the monitor asks Kafka for every group's lag; where that takes more than half of it, twice that time"`
 	HealthInterval    time.Duration  `env:"HEALTH_INTERVAL" envDefault:"5s" help:"how often the background checks of /health run"`
 	TrustedProxies    []netip.Prefix `env:"TRUSTED_PROXIES" envDefault:"127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7" help:"whose X-Forwarded-* headers are believed, as CIDRs"`
 	Shutdown          Shutdown       `envPrefix:"SHUTDOWN_"`

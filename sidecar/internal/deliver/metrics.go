@@ -34,7 +34,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}, []string{labelSubscription}),
 		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "postamt_delivery_latency_seconds", Help: "Age of records, by their timestamps, when their endpoints had accepted them.",
-			Buckets: []float64{.0025, .005, .01, .025, .05, .1, .25, .5, 1, 5, 15, 60, 300, 3600, 86400},
+			Buckets: []float64{.0025, .005, .01, .025, .05, .1, .25, .5, 1, 5, 15, 60, 300, 3600, 6 * 3600, 24 * 3600, 7 * 24 * 3600},
 		}, []string{labelSubscription}),
 		letters: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postamt_delivery_dead_letters_total", Help: "Dead letters written, by reason: refused, attempts_exhausted, gave_up, skipped, filter_failed.",

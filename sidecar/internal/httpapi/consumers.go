@@ -285,7 +285,7 @@ func (s *Server) readSession(w http.ResponseWriter, r *http.Request, in *session
 		return event.Errorf(event.Gone, 0, "read", "the client went away")
 	}
 	batch.Delivered()
-	s.metrics.handedOutAll(s.metrics.read, batch.Records, time.Now())
+	s.metrics.read.out(batch.Records, time.Now())
 	return nil
 }
 

@@ -59,7 +59,7 @@ func TestMetricsCountByRoutePattern(t *testing.T) {
 		`postamt_produce_records_total{result="stored",topic="b"} 5`,
 		`postamt_produce_duration_seconds_count 4`,
 		`postamt_session_records_total{topic="b"} 5`,
-		`postamt_record_age_seconds_count 10`,
+		`postamt_record_age_seconds_count{via="session"} 5`, `postamt_record_age_seconds_count{via="stream"} 5`,
 		"postamt_sessions 1", "postamt_streams 1", "postamt_producer_remakes_total 0",
 		`postamt_health_status{check="kafka"} 1`, `postamt_health_status{check="producer"} 1`,
 		"postamt_http_requests_in_flight 1", // the stream

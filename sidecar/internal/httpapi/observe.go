@@ -34,10 +34,9 @@ type metrics struct {
 	series   atomic.Pointer[map[seriesKey]series] // of requests and duration
 	errors   *prometheus.CounterVec
 	streams  prometheus.Gauge
-	streamed *prometheus.CounterVec
+	streamed *handed
 	filtered *prometheus.CounterVec
-	read     *prometheus.CounterVec
-	age      prometheus.Histogram
+	read     *handed
 
 	forwarded *prometheus.CounterVec
 	takenOver *prometheus.CounterVec
@@ -62,20 +61,11 @@ func newMetrics(reg prometheus.Registerer, parts Parts) *metrics {
 		streams: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "postamt_streams", Help: "Open streams of this replica, of records that come in, too, and reads without a group: what MAX_STREAMS limits.",
 		}),
-		streamed: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "postamt_stream_records_total", Help: "Records sent over streams and given to reads without a group, by topic.",
-		}, []string{"topic"}),
+		streamed: newHanded("stream", "postamt_stream_records_total", "Records sent over streams and given to reads without a group, by topic."),
 		filtered: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postamt_stream_filtered_records_total", Help: "Records that the filters of streams kept back, by topic and reason: no, missing (the filter asks for what the record does not have) or failed (it is neither true nor false).",
 		}, []string{"topic", "reason"}),
-		read: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "postamt_session_records_total", Help: "Records given to pull sessions, by topic.",
-		}, []string{"topic"}),
-		age: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name:    "postamt_record_age_seconds",
-			Help:    "Age of records when a client was given them: the time since their timestamp.",
-			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600, 6 * 3600, 24 * 3600, 7 * 24 * 3600},
-		}),
+		read: newHanded("session", "postamt_session_records_total", "Records given to pull sessions, by topic."),
 	}
 	m.forwarded = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "postamt_session_requests_forwarded_total", Help: "Requests for sessions of other replicas, by what came of it: served, moved (it was elsewhere), unreachable, busy (it did not answer in time) or broken (the answer broke off, the client went away, or this replica stops).",
@@ -97,7 +87,7 @@ func newMetrics(reg prometheus.Registerer, parts Parts) *metrics {
 		reg.MustRegister(m.streams)
 	}
 	if parts.Sessions != nil {
-		reg.MustRegister(m.forwarded, m.takenOver, m.streamed, m.filtered, m.read, m.age, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		reg.MustRegister(m.forwarded, m.takenOver, m.streamed.records, m.streamed.ages, m.filtered, m.read.records, m.read.ages, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "postamt_sessions", Help: "Pull sessions of this replica.",
 		}, func() float64 { return float64(parts.Sessions.Len()) }))
 	}
@@ -130,24 +120,6 @@ func (m *metrics) of(key seriesKey) series {
 	}
 	m.series.CompareAndSwap(known, &more) // where another request was faster, a later one puts it there
 	return s
-}
-
-// handedOut counts a record that a client was given.
-func (m *metrics) handedOut(records *prometheus.CounterVec, r *event.Record, now time.Time) {
-	records.WithLabelValues(r.Topic).Inc()
-	m.age.Observe(max(0, now.Sub(r.Timestamp).Seconds()))
-}
-
-// handedOutAll is handedOut of many, which come in long runs of one topic.
-func (m *metrics) handedOutAll(counter *prometheus.CounterVec, records []event.Record, now time.Time) {
-	for len(records) > 0 {
-		n := 0
-		for ; n < len(records) && records[n].Topic == records[0].Topic; n++ {
-			m.age.Observe(max(0, now.Sub(records[n].Timestamp).Seconds()))
-		}
-		counter.WithLabelValues(records[0].Topic).Add(float64(n))
-		records = records[n:]
-	}
 }
 
 // countFiltered counts what a stream's filter has kept back, and adds it to before.

@@ -66,6 +66,6 @@ func (s *Server) readPartition(w http.ResponseWriter, r *http.Request) error {
 	if s.writeRecords(w, records, format, "") != nil {
 		return event.Errorf(event.Gone, 0, "read", "the client went away")
 	}
-	s.metrics.handedOutAll(s.metrics.streamed, records, time.Now())
+	s.metrics.streamed.out(records, time.Now())
 	return nil
 }

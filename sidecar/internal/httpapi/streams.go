@@ -95,11 +95,7 @@ func (s *Server) pump(ctx context.Context, st *stream.Stream, out *streamWriter)
 			return // the client is gone
 		}
 		now := time.Now()
-		for _, e := range events {
-			if e.Record != nil {
-				s.metrics.handedOut(s.metrics.streamed, e.Record, now)
-			}
-		}
+		s.metrics.streamed.events(st.Topic(), events, now)
 		filtered = s.metrics.countFiltered(st.Topic(), st.Filtered(), filtered)
 		if now.Sub(beat) >= s.opts.StreamHeartbeat && ctx.Err() == nil {
 			beat = now

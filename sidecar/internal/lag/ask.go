@@ -95,9 +95,13 @@ func (a *Asker) ask(ctx context.Context, name string) (answer, error) {
 			continue
 		}
 		for _, p := range t.Partitions {
+			seconds := p.LagSeconds
+			if p.Estimated { // of one look, an estimate is next to nothing
+				seconds = unknown
+			}
 			got.lag = append(got.lag, event.PartitionLag{
 				TopicPartition: event.TopicPartition{Topic: t.Topic, Partition: p.Partition},
-				Committed:      int64(p.Committed), End: int64(p.End), Lag: int64(p.Lag), Seconds: float64(p.LagSeconds),
+				Committed:      int64(p.Committed), End: int64(p.End), Lag: int64(p.Lag), Seconds: float64(seconds),
 			})
 		}
 	}

@@ -24,12 +24,13 @@
 // one is read once for its timestamp: at most one of a partition and 500 in all each round,
 // the least advanced group's first. Until its turn it counts as old as the first look, which
 // is never more than the truth, or as lying evenly between that and a record that was read.
+// Where the time is not known to within two rounds, the lag says that it is estimated.
 // Timestamps that a producer made up are believed as far as what was seen allows.
 //
 // # When Kafka cannot be asked
 //
 // The last snapshot stays, with its age beside it in GET /lag; as metrics it is gone after
-// three missed rounds, since an old lag that looks new is worse than none.
+// three missed rounds (45 s at least), since an old lag that looks new is worse than none.
 package lag
 
 import (
@@ -56,8 +57,11 @@ type Source interface {
 }
 
 const (
-	defaultInterval = 15 * time.Second
-	missedRounds    = 3 // until metrics are stale
+	defaultInterval = 5 * time.Second
+	// leastTimeout is what a round may take at least. It would be missed for want of time, else,
+	// on a cluster that needs longer than the interval.
+	leastTimeout = 15 * time.Second
+	missedRounds = 3 // until metrics are stale
 
 	maxLookups    = 500 // records read for their time in one round
 	lookupTimeout = 5 * time.Second
@@ -66,7 +70,7 @@ const (
 
 // Options say how often to look.
 type Options struct {
-	Interval time.Duration // 15s when zero
+	Interval time.Duration // 5s when zero; a round that takes more than half of it delays the next
 	Log      *slog.Logger  // discards when nil
 	Now      func() time.Time
 }
@@ -106,20 +110,31 @@ func New(source Source, o Options) *Collector {
 }
 
 // Run looks at once and then every interval, until ctx is canceled; then it returns nil. A
-// round that fails is logged and counted, and never stops the loop.
+// round that fails is logged and counted, and never stops the loop. One that takes long delays
+// the next, so that Kafka is left alone for half of the time.
 func (c *Collector) Run(ctx context.Context) error {
-	ticker := time.NewTicker(c.interval)
-	defer ticker.Stop()
 	for {
+		began := c.now()
 		if err := c.Refresh(ctx); err != nil && ctx.Err() == nil {
 			c.log.Warn("collect lag", "err", err)
 		}
+		took := c.now().Sub(began)
+		next := time.NewTimer(max(took, c.interval-took))
 		select {
 		case <-ctx.Done():
+			next.Stop()
 			return nil
-		case <-ticker.C:
+		case <-next.C:
 		}
 	}
+}
+
+// timeout is what a round may take.
+func (c *Collector) timeout() time.Duration { return max(c.interval, leastTimeout) }
+
+// staleAfter is when metrics are too old. Half a round more: one that is due now is not missed yet.
+func (c *Collector) staleAfter() time.Duration {
+	return missedRounds*c.timeout() + c.timeout()/2
 }
 
 // Snapshot returns the last look with its age, or nil before the first.
@@ -134,13 +149,13 @@ func (c *Collector) Snapshot() *Snapshot {
 	return &s
 }
 
-// Refresh looks once, within one interval. After an error the last snapshot stays, but for
+// Refresh looks once, within an interval or 15 s. After an error the last snapshot stays, but for
 // groups that are missing because their broker did not answer: the new snapshot is without
 // them, and the error says so.
 func (c *Collector) Refresh(ctx context.Context) error {
 	c.round.Lock()
 	defer c.round.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, c.interval)
+	ctx, cancel := context.WithTimeout(ctx, c.timeout())
 	defer cancel()
 	began := c.now()
 	s, err := c.collect(ctx)
@@ -220,14 +235,14 @@ func (c *Collector) compute(cluster event.ClusterState, groups []event.GroupStat
 	}
 	doubtful = make(map[event.TopicPartition]int64)
 	for _, g := range groups {
-		group := Group{Group: g.Name, State: g.State, Protocol: g.Protocol, Members: Count(g.Members), Lag: unknown, LagSeconds: unknown, Topics: []Topic{}}
+		group := Group{Group: g.Name, State: g.State, Protocol: g.Protocol, Members: Count(g.Members), behind: nothing, Topics: []Topic{}}
 		for _, name := range topicsOf(g) {
 			t, ok := c.topic(g, name, now, doubtful)
 			if !ok {
 				continue
 			}
 			group.Topics = append(group.Topics, t)
-			add(&group.Lag, &group.LagSeconds, t.Lag, t.LagSeconds)
+			group.behind.add(t.behind)
 		}
 		s.Groups = append(s.Groups, group)
 	}
@@ -256,23 +271,23 @@ func (c *Collector) topic(g event.GroupState, name string, now time.Time, doubtf
 		state = new(topicState) // deleted, and its offsets are about to be
 	}
 	subscribed, assigned := slices.Contains(g.Subscribed, name), g.Assigned[name]
-	t := Topic{Topic: name, Lag: unknown, LagSeconds: unknown, reads: subscribed || len(assigned) > 0}
+	t := Topic{Topic: name, behind: nothing, reads: subscribed || len(assigned) > 0}
 	t.Partitions = make([]Partition, 0, max(len(committed), len(state.offsets)))
 	has := make([]bool, len(state.offsets))
 	for _, o := range committed {
-		p := Partition{Partition: o.Partition, Committed: Count(o.Offset), End: unknown, Lag: unknown, LagSeconds: unknown}
+		p := Partition{Partition: o.Partition, Committed: Count(o.Offset), End: unknown, behind: nothing}
 		if int(o.Partition) < len(has) {
 			has[o.Partition] = true
 			c.measure(&p, name, state, now, doubtful)
 		}
-		add(&t.Lag, &t.LagSeconds, p.Lag, p.LagSeconds)
+		t.behind.add(p.behind)
 		t.Partitions = append(t.Partitions, p)
 	}
 	for n := range has {
 		number := int32(n) //nolint:gosec // Kafka's numbers are 32 bits
 		if !has[n] && (subscribed || slices.Contains(assigned, number)) {
 			t.Uncommitted++
-			t.Partitions = append(t.Partitions, Partition{Partition: number, Committed: unknown, End: Count(state.offsets[n].End), Lag: unknown, LagSeconds: unknown})
+			t.Partitions = append(t.Partitions, Partition{Partition: number, Committed: unknown, End: Count(state.offsets[n].End), behind: nothing})
 		}
 	}
 	if t.Uncommitted > 0 {
@@ -297,7 +312,8 @@ func (c *Collector) measure(p *Partition, topic string, state *topicState, now t
 	age := now.UnixMilli() - best
 	p.LagSeconds = Seconds(max(0, float64(age)/1000))
 	doubt := to - from
-	if from < 0 || doubt > 2*c.interval.Milliseconds() && doubt > age/10 {
+	p.Estimated = from < 0 || doubt > 2*c.interval.Milliseconds()
+	if from < 0 || p.Estimated && doubt > age/10 {
 		tp := event.TopicPartition{Topic: topic, Partition: p.Partition}
 		if first, ok := doubtful[tp]; !ok || oldest < first {
 			doubtful[tp] = oldest

@@ -17,24 +17,32 @@ type Snapshot struct {
 	topics  []topicState
 }
 
-// Group is a consumer group. Lag is the sum over its partitions and LagSeconds the largest,
-// of those that have one; Members is not known for streams groups.
-type Group struct {
-	Group      string  `json:"group"`
-	State      string  `json:"state"`
-	Protocol   string  `json:"protocol"`
-	Members    Count   `json:"members"`
+// behind is a lag. That of a whole is the sum of the records of its parts and the largest of
+// their seconds, of those that have one.
+type behind struct {
 	Lag        Count   `json:"lag"`
 	LagSeconds Seconds `json:"lag_seconds"`
-	Topics     []Topic `json:"topics"`
+	// Estimated says that LagSeconds is not known to within two rounds.
+	Estimated bool `json:"lag_seconds_estimated,omitempty"`
+}
+
+var nothing = behind{Lag: unknown, LagSeconds: unknown}
+
+// Group is a consumer group; Members is not known for streams groups.
+type Group struct {
+	Group    string `json:"group"`
+	State    string `json:"state"`
+	Protocol string `json:"protocol"`
+	Members  Count  `json:"members"`
+	behind
+	Topics []Topic `json:"topics"`
 }
 
 // Topic is what a group reads of a topic. Uncommitted counts the partitions that the group
 // is to read, by subscription or assignment, and has never committed in.
 type Topic struct {
-	Topic       string      `json:"topic"`
-	Lag         Count       `json:"lag"`
-	LagSeconds  Seconds     `json:"lag_seconds"`
+	Topic string `json:"topic"`
+	behind
 	Uncommitted int         `json:"uncommitted_partitions"`
 	Partitions  []Partition `json:"partitions"`
 
@@ -45,11 +53,10 @@ type Topic struct {
 // without an end offset (the leader did not answer, or there is no such partition any more)
 // neither.
 type Partition struct {
-	Partition  int32
-	Committed  Count
-	End        Count
-	Lag        Count
-	LagSeconds Seconds
+	Partition int32
+	Committed Count
+	End       Count
+	behind
 }
 
 // Count is a number of things, or -1 where it is not known: null in JSON.
@@ -60,13 +67,15 @@ type Seconds float64
 
 const unknown = -1
 
-// add adds the lag of a part, where it is known, to the whole's.
-func add(lag *Count, seconds *Seconds, l Count, s Seconds) {
-	if l < 0 {
+// add adds a part, where its lag is known.
+func (b *behind) add(part behind) {
+	if part.Lag < 0 {
 		return
 	}
-	*lag = max(0, *lag) + l
-	*seconds = max(*seconds, s)
+	b.Lag = max(0, b.Lag) + part.Lag
+	if part.LagSeconds > b.LagSeconds {
+		b.LagSeconds, b.Estimated = part.LagSeconds, part.Estimated
+	}
 }
 
 func (c Count) append(b []byte) []byte {
@@ -97,6 +106,9 @@ func (p Partition) MarshalJSON() ([]byte, error) {
 	b = p.End.append(append(b, `,"end":`...))
 	b = p.Lag.append(append(b, `,"lag":`...))
 	b = p.LagSeconds.append(append(b, `,"lag_seconds":`...))
+	if p.Estimated {
+		b = append(b, `,"lag_seconds_estimated":true`...)
+	}
 	return append(b, '}'), nil
 }
 

@@ -12,7 +12,11 @@ import (
 
 // demo is the register and the web shop of the stack, and what the web shop says of the vouchers:
 // it compares what was acknowledged to the register with what it received itself.
-type demo struct{ t *testing.T }
+type demo struct {
+	t *testing.T
+	// clocks: some have been off, so that signatures of another time were refused.
+	clocks bool
+}
 
 // demoState is what GET /state of the web shop answers.
 type demoState struct {
@@ -50,7 +54,7 @@ func startDemo(t *testing.T) *demo {
 	compose(t, "--profile", "demo", "up", "-d", "--wait", "--no-deps", "register", "webshop")
 	awaitServers(t, "register", 1)
 	awaitServers(t, "webshop", 1)
-	d := &demo{t}
+	d := &demo{t: t}
 	d.rate(0)
 	d.fault(`{"mode":"up"}`)
 	d.shop("DELETE", "/state", "")
@@ -122,7 +126,7 @@ func (d *demo) settle(within time.Duration) demoState {
 	s := d.await(within, "all that was sold has come, or is a dead letter", func(s demoState) bool {
 		return s.Register == "" && s.Unknown == 0 && s.Missing == s.SetAside
 	})
-	if s.OutOfOrder > 0 || s.Invalid > 0 {
+	if s.OutOfOrder > 0 || s.Invalid > 0 && !d.clocks {
 		d.t.Errorf("%d vouchers came out of order, %d signatures were not valid; want none: %+v", s.OutOfOrder, s.Invalid, s)
 	}
 	if s.Distinct+s.Missing < s.Sold {

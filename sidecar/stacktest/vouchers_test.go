@@ -120,6 +120,10 @@ var scenarios = []scenario{
 		},
 	},
 	{
+		fault: "clock of one container two hours ahead", cut: once, why: "not committed when Kafka closed connections that had been idle by its clock",
+		do: wrongClocks,
+	},
+	{
 		fault: "all at once", letters: []string{"refused", "attempts_exhausted"}, ended: times(3, rounds), cut: times(3, rounds), why: "all of these",
 		do: func(d *demo, s sizes) {
 			for range rounds(s) {
@@ -171,6 +175,32 @@ func killEachConsumer(d *demo) {
 		time.Sleep(2 * time.Second)
 		docker(d.t, "start", replica)
 		awaitServers(d.t, "consumer", len(containers(d.t, "consumer")))
+	}
+}
+
+// wrongClocks puts the clocks of containers off, one after the other. A receiver refuses signatures of
+// another time, and Kafka records of one: what they are to show is that nobody gives them up for it.
+func wrongClocks(d *demo, s sizes) {
+	d.clocks = true
+	refused := func(s demoState) int { return s.Invalid }
+	unsold := func(s demoState) int { return s.Failed }
+	for _, c := range []struct {
+		name, container string
+		shows           func(demoState) int
+	}{
+		{"consumer", d.deliverer(containers(d.t, "consumer")), refused},
+		{"web shop", containers(d.t, "webshop")[0], refused},
+		{"producer", containers(d.t, "producer")[0], unsold},
+		{"Kafka", containers(d.t, "kafka")[0], nil},
+	} {
+		before := d.state()
+		setRight := shiftClock(d.t, c.container, 2*time.Hour)
+		time.Sleep(s.holds)
+		if after := d.state(); c.shows != nil && c.shows(after) == c.shows(before) {
+			d.t.Errorf("nothing shows that the clock of the %s is off: %+v, then %+v", c.name, before, after)
+		}
+		setRight()
+		d.sold(vouchersRate)
 	}
 }
 

@@ -1,0 +1,88 @@
+package main
+
+// What a controller counts, those that stand by count as well, and may be behind: max, not sum.
+
+var kraft = board{
+	uid: "kraft", title: "KRaft",
+	about:     "Is there a controller, does the quorum agree, and does every broker follow its metadata?",
+	variables: []variable{brokerVariable},
+	rows: []row{
+		{"Is the quorum well?", []*panel{
+			stat("Is there one active controller?", "A cluster has exactly one active controller. Alert: KafkaNoActiveController.", "none",
+				`sum(kafka_controller_kafkacontroller_activecontrollercount)`, steps("red", step{1, "green"}, step{2, "red"})).otherwise("unknown"),
+			stat("How many nodes see no leader?", "Nodes that know of no leader of the quorum. Alert: KafkaQuorumNoLeader.", "none",
+				`count(kafka_server_raft_metrics_current_leader == -1) or 0 * count(kafka_server_raft_metrics_current_leader)`, zero("red")).otherwise("unknown"),
+			stat("How many voters are missing?", "Voters of the quorum that neither lead nor follow. Alert: KafkaQuorumVoterMissing.", "none",
+				`max(kafka_server_raft_metrics_number_of_voters) - count(kafka_server_raft_metrics_current_state{state=~"leader|follower"})`, zero("red")).otherwise("unknown"),
+			stat("How many brokers are fenced?", "Brokers that are registered, but serve nobody. Alert: KafkaFencedBrokers.", "none",
+				`max(kafka_controller_kafkacontroller_fencedbrokercount)`, zero("red")).otherwise("unknown"),
+			stat("How many metadata errors are there?", "Errors in reading or applying metadata; the node goes on with wrong ones. Alert: KafkaMetadataErrors.", "none",
+				`max(kafka_controller_kafkacontroller_metadataerrorcount) + max(kafka_server_broker_metadata_metrics_metadata_apply_error_count) + max(kafka_server_broker_metadata_metrics_metadata_load_error_count)`, zero("red")).otherwise("unknown"),
+			stat("How old are the oldest metadata?", "Time that the slowest broker is behind in applying metadata. Alert: KafkaMetadataLag.", "ms",
+				`max(kafka_server_broker_metadata_metrics_last_applied_record_lag_ms)`, upTo(10000, 30000)).otherwise("unknown"),
+		}},
+		{"Who leads?", []*panel{
+			states("Which part does each node have?", "A candidate or a node without a part is a vote that goes on.",
+				[]state{{"3", "leader", "green"}, {"2", "follower", "blue"}, {"1", "observer", "text"}, {"0", "none: voting, or cut off", "orange"}},
+				q(`max by (instance) (
+    3 * kafka_server_raft_metrics_current_state{state="leader", instance=~"$instance"}
+  or 2 * kafka_server_raft_metrics_current_state{state="follower", instance=~"$instance"}
+  or 1 * kafka_server_raft_metrics_current_state{state="observer", instance=~"$instance"}
+  or 0 * kafka_server_raft_metrics_current_state{state!~"leader|follower|observer", instance=~"$instance"}
+)`, "{{instance}}")).size(12, 8),
+			lines("Which node does each one take for the leader?", "Its id; -1 is none. All have to agree. Alert: KafkaQuorumNoLeader.", "none",
+				q(`max by (instance) (kafka_server_raft_metrics_current_leader{instance=~"$instance"})`, "{{instance}}")).size(6, 8).signed(),
+			lines("How many elections were there?", "The epoch, which each election raises. Alert: KafkaControllerFlapping.", "none",
+				q(`max by (instance) (kafka_server_raft_metrics_current_epoch{instance=~"$instance"})`, "{{instance}}")).size(6, 8),
+			lines("How many nodes take part?", "Voters decide, observers (brokers that are no controller) only listen.", "none",
+				q(`max(kafka_server_raft_metrics_number_of_voters)`, "voters"),
+				q(`max(kafka_server_raft_metrics_number_of_observers)`, "observers")).size(6, 8),
+			lines("How many partitions changed leaders uncleanly?", "Elections of a replica that was not in sync: records may be lost. Or of one that was known to have all records. Alert: KafkaUncleanLeaderElection.", "short",
+				q(`max(increase(kafka_controller_controllerstats_uncleanleaderelections_total[$__rate_interval]))`, "not in sync"),
+				q(`max(increase(kafka_controller_controllerstats_electionfromeligibleleaderreplicas_total[$__rate_interval]))`, "eligible")).size(6, 8),
+			lines("How many partitions are not led by their first replica?", "Preferred leaders spread the load; Kafka goes back to them within minutes. Alert: KafkaPreferredLeaderImbalance.", "none",
+				q(`max(kafka_controller_kafkacontroller_preferredreplicaimbalancecount)`, "partitions")).size(6, 8),
+			table("Which features are on?", "The level of each feature of the cluster, which an upgrade raises at its end; from Kafka 4.3 on.",
+				column{name: "Feature", label: "featurename"},
+				column{name: "Level", unit: "none", expr: `max by (featurename) (kafka_server_metadataloader_finalizedlevel)`},
+			).size(6, 8).otherwise("Kafka is older than 4.3"),
+		}},
+		{"Do all nodes follow?", []*panel{
+			lines("How far is each node behind the metadata log?", "Records between the end of the leader's log and what the node knows to be kept by the quorum.", "short",
+				q(`scalar(max(kafka_server_raft_metrics_log_end_offset)) - max by (instance) (kafka_server_raft_metrics_high_watermark{instance=~"$instance"})`, "{{instance}}")),
+			lines("How late do brokers and controllers apply metadata?", "Alert: KafkaMetadataLag.", "ms",
+				q(`max by (instance) (kafka_server_broker_metadata_metrics_last_applied_record_lag_ms{instance=~"$instance"})`, "{{instance}} as broker"),
+				q(`max by (instance) (kafka_controller_kafkacontroller_lastappliedrecordlagms{instance=~"$instance"})`, "{{instance}} as controller")).limits(upTo(10000, 30000)),
+			lines("How fast does the metadata log grow?", "Records a second, most of them empty ones that keep the time.", "cps",
+				q(`max by (instance) (kafka_server_raft_metrics_append_records_rate{instance=~"$instance"})`, "{{instance}} appends"),
+				q(`max by (instance) (kafka_server_raft_metrics_fetch_records_rate{instance=~"$instance"})`, "{{instance}} fetches")),
+			lines("How long does a commit take?", "From the leader's log to a majority of the voters; 0 with one voter.", "ms",
+				q(`max by (instance) (kafka_server_raft_metrics_commit_latency_avg{instance=~"$instance"})`, "{{instance}} on average"),
+				q(`max by (instance) (kafka_server_raft_metrics_commit_latency_max{instance=~"$instance"})`, "{{instance}} at most")),
+			lines("How old is the last snapshot of the metadata?", "A node that starts reads the last snapshot and what came after.", "ms",
+				q(`max by (instance) (kafka_server_snapshotemitter_latestsnapshotgeneratedagems{instance=~"$instance"})`, "{{instance}}")),
+			lines("How idle is the thread of the quorum?", "Share of the time in which it waits for something to do.", "percentunit",
+				q(`min by (instance) (kafka_server_raft_metrics_poll_idle_ratio_avg{instance=~"$instance"})`, "{{instance}}")).full(1),
+		}},
+		{"Does the controller keep up?", []*panel{
+			lines("How long do its events wait?", "99 % of the controller's events wait no longer, and are worked on no longer. Alert: KafkaControllerQueueSlow.", "ms",
+				q(`max by (instance) (kafka_controller_controllereventmanager_eventqueuetimems{quantile="0.99", instance=~"$instance"})`, "{{instance}} waiting"),
+				q(`max by (instance) (kafka_controller_controllereventmanager_eventqueueprocessingtimems{quantile="0.99", instance=~"$instance"})`, "{{instance}} worked on")).limits(steps("green", step{1000, "orange"})),
+			lines("How many events are there?", "Operations a second that the controller began, and that timed out in its queue.", "ops",
+				q(`sum by (instance) (rate(kafka_controller_kafkacontroller_eventqueueoperationsstartedcount{instance=~"$instance"}[$__rate_interval]))`, "{{instance}} begun"),
+				q(`sum by (instance) (rate(kafka_controller_kafkacontroller_eventqueueoperationstimedoutcount{instance=~"$instance"}[$__rate_interval]))`, "{{instance}} timed out")),
+			lines("How much does the controller look after?", "Topics and partitions of the cluster.", "short",
+				q(`max(kafka_controller_kafkacontroller_globaltopiccount)`, "topics"),
+				q(`max(kafka_controller_kafkacontroller_globalpartitioncount)`, "partitions")),
+			lines("In which state are the brokers?", "Brokers that are active, fenced (registered, but silent) or on their way out. Alert: KafkaFencedBrokers.", "none",
+				q(`max(kafka_controller_kafkacontroller_activebrokercount)`, "active"),
+				q(`max(kafka_controller_kafkacontroller_fencedbrokercount)`, "fenced"),
+				q(`max(kafka_controller_kafkacontroller_controlledshutdownbrokercount)`, "shutting down")),
+			lines("How long ago was each broker's last heartbeat?", "After 9 seconds (broker.session.timeout.ms) a broker is fenced. Alert: KafkaBrokerHeartbeatTimeouts.", "ms",
+				q(`max by (broker) (kafka_controller_kafkacontroller_timesincelastheartbeatreceivedms and on (instance) (kafka_controller_kafkacontroller_activecontrollercount == 1))`, "broker {{broker}}")).limits(upTo(6000, 9000)),
+			states("How is each broker registered?", "As the active controller has it.",
+				[]state{{"30", "active", "green"}, {"20", "shutting down", "orange"}, {"10", "fenced", "red"}},
+				q(`max by (broker) (kafka_controller_kafkacontroller_brokerregistrationstate and on (instance) (kafka_controller_kafkacontroller_activecontrollercount == 1))`, "broker {{broker}}")),
+		}},
+	},
+}

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"postamt/sidecar/internal/event"
+	"postamt/sidecar/internal/trace"
 )
 
 // metrics are by subscription: names of configuration, of which there are MAX_SUBSCRIPTIONS at most.
@@ -57,7 +58,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 type subscriptionMetrics struct {
 	attempts          map[event.Verdict]prometheus.Counter
 	letters           map[event.Reason]prometheus.Counter
-	duration, latency prometheus.Observer
+	duration, latency prometheus.ExemplarObserver
 	unwanted, missing prometheus.Counter
 	expired           prometheus.Counter
 	inFlight          prometheus.Gauge
@@ -66,7 +67,7 @@ type subscriptionMetrics struct {
 func (m *metrics) of(name string) *subscriptionMetrics {
 	s := &subscriptionMetrics{
 		attempts: make(map[event.Verdict]prometheus.Counter), letters: make(map[event.Reason]prometheus.Counter),
-		duration: m.duration.WithLabelValues(name), latency: m.latency.WithLabelValues(name),
+		duration: exemplars(m.duration, name), latency: exemplars(m.latency, name),
 		unwanted: m.filtered.WithLabelValues(name, "no"), missing: m.filtered.WithLabelValues(name, "missing"),
 		expired: m.expired.WithLabelValues(name), inFlight: m.inFlight.WithLabelValues(name),
 	}
@@ -77,6 +78,11 @@ func (m *metrics) of(name string) *subscriptionMetrics {
 		s.letters[r] = m.letters.WithLabelValues(name, string(r))
 	}
 	return s
+}
+
+// exemplars gives the histogram of a subscription.
+func exemplars(vec *prometheus.HistogramVec, name string) prometheus.ExemplarObserver {
+	return vec.WithLabelValues(name).(prometheus.ExemplarObserver) //nolint:forcetypeassert // every histogram is one
 }
 
 // forget takes the series of a subscription out that is not delivered here any more.
@@ -91,9 +97,10 @@ func (m *metrics) forget(name string) {
 
 func (s *subscriptionMetrics) attempt(a event.Attempt, out event.Outcome) {
 	s.attempts[out.Verdict].Inc()
-	s.duration.Observe(out.Duration.Seconds())
+	exemplar := trace.Exemplar(out.Trace)
+	s.duration.ObserveWithExemplar(out.Duration.Seconds(), exemplar)
 	if out.Verdict == event.Delivered {
-		s.latency.Observe(max(0, time.Since(a.Origin.Timestamp).Seconds()))
+		s.latency.ObserveWithExemplar(max(0, time.Since(a.Origin.Timestamp).Seconds()), exemplar)
 	}
 }
 

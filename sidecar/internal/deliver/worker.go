@@ -315,7 +315,11 @@ func (w *worker) attempt(s start) {
 	}
 	w.metrics.attempt(a, out)
 	if out.Verdict != event.Delivered {
-		w.log.Warn("attempt failed", "topic", a.Origin.Topic, "partition", a.Origin.Partition, "offset", a.Origin.Offset, "attempt", a.Number,
+		log := w.log
+		if out.Trace != "" {
+			log = log.With("trace_id", out.Trace)
+		}
+		log.Warn("attempt failed", "topic", a.Origin.Topic, "partition", a.Origin.Partition, "offset", a.Origin.Offset, "attempt", a.Number,
 			"verdict", string(out.Verdict), "status", out.Status, "duration_ms", out.Duration.Milliseconds(), "error", out.Err)
 	}
 	back(func(now time.Time) {

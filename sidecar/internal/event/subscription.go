@@ -145,6 +145,7 @@ type Outcome struct {
 	RetryAfter time.Duration // what the endpoint asked for; 0: nothing
 	Duration   time.Duration
 	Body       string // the beginning of the answer's, as text, at most 4 KiB
+	Trace      string // the id of the trace that the attempt is in, where that is exported
 }
 
 // DeadLetter is a record that was given up.

@@ -176,7 +176,7 @@ func bodyError(err error) error {
 func (s *Server) writeJSON(w http.ResponseWriter, r *http.Request, status int, contentType string, v any) {
 	body, err := json.Marshal(v)
 	if err != nil { // a value of ours that cannot be encoded is a bug
-		s.log.Error("encode answer", "path", r.URL.Path, "error", err)
+		s.log.ErrorContext(r.Context(), "encode answer", "path", r.URL.Path, "error", err)
 		status, body = http.StatusInternalServerError, []byte(`{"error_code":500,"message":"the answer could not be encoded"}`)
 	}
 	_ = s.write(w, status, contentType, append(body, '\n'))

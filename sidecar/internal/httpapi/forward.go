@@ -20,6 +20,7 @@ import (
 	"postamt/sidecar/internal/event"
 	"postamt/sidecar/internal/restproxy"
 	"postamt/sidecar/internal/session"
+	"postamt/sidecar/internal/trace"
 )
 
 // Any replica answers for any session: one that does not have it forwards the request to the
@@ -109,7 +110,7 @@ func (s *Server) withSession(h func(http.ResponseWriter, *http.Request, *session
 					return nil
 				}
 				if errors.Is(err, errUnreachable) {
-					s.log.Warn("a replica does not answer: its session is taken over", "address", p.Owner.Address, "path", r.URL.Path, "error", err)
+					s.log.WarnContext(r.Context(), "a replica does not answer: its session is taken over", "address", p.Owner.Address, "path", r.URL.Path, "error", err)
 					err = s.takeOver(r.Context(), p)
 				}
 				if errors.Is(err, errElsewhere) {
@@ -383,6 +384,9 @@ func (s *Server) ask(w http.ResponseWriter, r *http.Request, owner session.Owner
 	req.Header.Set(forwardHeader, hex.EncodeToString(signature))
 	req.Header.Set(batchHeader, batch)
 	req.Header.Set(requestIDHeader, w.Header().Get(requestIDHeader))
+	if s.Tracer != nil {
+		trace.Pass(r.Context(), req.Header)
+	}
 	resp, err := s.replicas.Do(req)
 	answers.Store(err == nil)
 	if !weStop() && err == nil {
@@ -512,7 +516,7 @@ func (s *Server) confirm(ctx context.Context, owner session.Owner, batch string,
 	ctx, cancel := context.WithTimeout(ctx, s.opts.ReplicaGrace)
 	defer cancel()
 	if err := s.tell(ctx, http.MethodPost, owner, batch); err != nil {
-		s.log.Info("the owner of a session could not be told that its records have arrived; they will come again", "address", owner.Address, "error", err)
+		s.log.InfoContext(ctx, "the owner of a session could not be told that its records have arrived; they will come again", "address", owner.Address, "error", err)
 		return
 	}
 	_, _ = io.Copy(io.Discard, rest) // its end: the connection can be kept then

@@ -210,7 +210,7 @@ func (s *Server) produceV2(w http.ResponseWriter, r *http.Request) error {
 // of them must name a partition that there is, or none. What becomes of them is in the metrics
 // and, where one is not stored, in the log; a shutdown waits for it. done is called when the last
 // one has its result.
-func (s *Server) produceAsync(ctx context.Context, w http.ResponseWriter, records []event.Record, topic string, partition int32, done func()) error {
+func (s *Server) produceAsync(ctx *bounded, w http.ResponseWriter, records []event.Record, topic string, partition int32, done func()) error {
 	var open, failed atomic.Int64
 	open.Store(1) // this call
 	requestID := w.Header().Get(requestIDHeader)
@@ -220,7 +220,7 @@ func (s *Server) produceAsync(ctx context.Context, w http.ResponseWriter, record
 		}
 		done()
 		if n := failed.Load(); n > 0 {
-			s.log.Warn("records that nobody waits for were not stored", "request_id", requestID, "topic", topic, "records", len(records), "failed", n)
+			s.log.WarnContext(ctx.request, "records that nobody waits for were not stored", "request_id", requestID, "topic", topic, "records", len(records), "failed", n)
 		}
 	}
 	defer end()

@@ -24,6 +24,7 @@ import (
 	"postamt/sidecar/internal/registry"
 	"postamt/sidecar/internal/session"
 	"postamt/sidecar/internal/stream"
+	"postamt/sidecar/internal/trace"
 )
 
 // Producer writes records, all of one topic, and returns what became of each in the same
@@ -69,6 +70,8 @@ type Parts struct {
 	Subscriptions *registry.Registry
 	Deliveries    Deliveries
 	OwnDeliveries OwnDeliveries
+	// Tracer makes spans of requests; nil: there are none.
+	Tracer *trace.Tracer
 	// Lag describes the lag of a consumer group, or of all for ""; it is encoded as JSON.
 	Lag func(group string) (any, error)
 }

@@ -15,6 +15,7 @@ import (
 
 	"postamt/sidecar/internal/cloudevents"
 	"postamt/sidecar/internal/event"
+	"postamt/sidecar/internal/trace"
 )
 
 // Limits of what a record adds to the headers of a request: servers take 8 to 16 KiB in all. What
@@ -74,7 +75,11 @@ func (s *Sender) request(ctx context.Context, sub *event.Subscription, a event.A
 			h.set("Kafka-Key", key)
 		}
 	}
-	h.trace(a.Record)
+	if s.tracer != nil {
+		h.span(ctx)
+	} else {
+		h.trace(a.Record)
+	}
 	if !sub.Structured && !complete {
 		h.attributes(e, keyFits)
 	}
@@ -199,6 +204,15 @@ func (h *headers) record(a event.Attempt) {
 			continue
 		}
 		h.add(http.CanonicalHeaderKey("Kafka-Header-"+r.Key), cloudevents.Encode(r.Value))
+	}
+}
+
+// span goes on with the trace of the attempt's span.
+func (h *headers) span(ctx context.Context) {
+	parent, state := trace.Headers(ctx)
+	h.set("Traceparent", parent)
+	if state != "" {
+		h.set("Tracestate", state)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"postamt/sidecar/internal/event"
+	"postamt/sidecar/internal/trace"
 )
 
 const op = "webhook"
@@ -25,8 +26,9 @@ type Options struct {
 	Allow, Deny  []Target // see Target
 	Edge         []string // interfaces (eth0) or networks (10.0.0.0/8) of this machine that deliveries may use; none or "auto": that of the default route
 	RequireHTTPS bool
-	Proxy        string // URL of the proxy that makes all connections; "" or "none": there is none
-	Version      string // for User-Agent
+	Proxy        string        // URL of the proxy that makes all connections; "" or "none": there is none
+	Version      string        // for User-Agent
+	Tracer       *trace.Tracer // makes a span of each attempt; nil: there are none
 
 	Resolver *net.Resolver             // nil: the machine's
 	Networks func() ([]Network, error) // nil: the machine's
@@ -54,6 +56,7 @@ type Sender struct {
 	idle      func() // closes connections that nobody uses
 	rules     *rules
 	agent     string
+	tracer    *trace.Tracer // or nil
 }
 
 // New makes a Sender. It must be closed.
@@ -90,7 +93,7 @@ func New(o Options) (*Sender, error) {
 		}
 	}
 	rules.proxied = proxy != nil
-	return &Sender{transport: t, idle: t.CloseIdleConnections, rules: rules, agent: "postamt/" + o.Version}, nil
+	return &Sender{transport: t, idle: t.CloseIdleConnections, rules: rules, agent: "postamt/" + o.Version, tracer: o.Tracer}, nil
 }
 
 // ParseProxy reads WEBHOOK_PROXY; "" and "none" are nil.
@@ -115,13 +118,18 @@ func (s *Sender) Close() { s.idle() }
 // subscription's timeout is over or ctx ends.
 func (s *Sender) Send(ctx context.Context, sub *event.Subscription, a event.Attempt) (out event.Outcome) {
 	begun := time.Now()
+	var span *trace.Attempt
 	defer func() {
 		// A record that brings this code down would bring every replica down, one after the other.
 		if p := recover(); p != nil {
 			out = event.Outcome{Verdict: event.Failed, Err: clip(fmt.Sprintf("the attempt could not be made (a bug of Postamt's): %v", p), maxErrBytes)}
 		}
 		out.Duration = time.Since(begun)
+		out.Trace = span.End(out)
 	}()
+	if s.tracer != nil {
+		ctx, span = s.tracer.Attempt(ctx, sub, a)
+	}
 	ctx, cancel := context.WithTimeout(ctx, sub.Timeout)
 	defer cancel()
 	req, err := s.request(ctx, sub, a)

@@ -286,6 +286,7 @@ func (s *Server) readSession(w http.ResponseWriter, r *http.Request, in *session
 	}
 	batch.Delivered()
 	s.metrics.read.out(batch.Records, time.Now())
+	s.link(r.Context(), batch.Records)
 	return nil
 }
 

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"cmp"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"log/slog"
@@ -20,6 +21,7 @@ import (
 
 	"postamt/sidecar/internal/event"
 	"postamt/sidecar/internal/stream"
+	"postamt/sidecar/internal/trace"
 )
 
 const (
@@ -102,7 +104,7 @@ type seriesKey struct {
 
 type series struct {
 	requests prometheus.Counter
-	duration prometheus.Observer
+	duration prometheus.ExemplarObserver
 }
 
 // of finds the series of a request. Finding them by labels costs more than to count, and takes locks.
@@ -113,7 +115,10 @@ func (m *metrics) of(key seriesKey) series {
 			return s
 		}
 	}
-	s := series{m.requests.WithLabelValues(key.route, key.method, strconv.Itoa(key.code)), m.duration.WithLabelValues(key.route, key.method)}
+	s := series{
+		m.requests.WithLabelValues(key.route, key.method, strconv.Itoa(key.code)),
+		m.duration.WithLabelValues(key.route, key.method).(prometheus.ExemplarObserver), //nolint:forcetypeassert // every histogram is one
+	}
 	more := map[seriesKey]series{key: s}
 	if known != nil {
 		maps.Copy(more, *known)
@@ -150,8 +155,8 @@ func levelOf(kind event.Kind) slog.Level {
 	return slog.LevelDebug
 }
 
-// observe gives each request an id, a deadline for its body, a line in the debug log and
-// its metrics, and turns a panic into a 500.
+// observe gives each request an id, a deadline for its body, a line in the debug log, its metrics
+// and, where there are traces, its span, and turns a panic into a 500.
 func (s *Server) observe(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
@@ -176,24 +181,48 @@ func (s *Server) observe(mux *http.ServeMux) http.Handler {
 			// Not the server's ReadTimeout: that would end streams and waiting reads too.
 			_ = http.NewResponseController(w).SetReadDeadline(start.Add(s.opts.ReadTimeout))
 		}
+		var span *trace.Request
+		if s.Tracer != nil {
+			r, span = s.Tracer.Request(r)
+		}
 		rec := &recorder{ResponseWriter: w}
 		aborted := s.guard(mux, rec, r)
 		method := r.Method
 		if !knownMethods[method] {
 			method = "other"
 		}
+		traceID := span.End(method, r.Pattern, rec.status)
 		if !rec.forwarded { // it counts where the client sent it
 			of := s.metrics.of(seriesKey{r.Pattern, method, rec.status}) // the mux has set the pattern
 			of.requests.Inc()
-			of.duration.Observe(time.Since(start).Seconds())
+			of.duration.ObserveWithExemplar(time.Since(start).Seconds(), trace.Exemplar(traceID))
 		}
 		if s.log.Enabled(r.Context(), slog.LevelDebug) { // else the arguments are made for nothing
-			s.log.Debug("request", "request_id", id, "method", r.Method, "path", r.URL.Path, "status", rec.status, "duration", time.Since(start))
+			s.log.DebugContext(r.Context(), "request", "request_id", id, "method", r.Method, "path", r.URL.Path, "status", rec.status, "duration", time.Since(start))
 		}
 		if aborted {
 			panic(http.ErrAbortHandler) // net/http closes the connection
 		}
 	})
+}
+
+// link links a request's span to what the records were made in that its client was given.
+func (s *Server) link(ctx context.Context, records []event.Record) {
+	if s.Tracer != nil {
+		trace.Link(ctx, records)
+	}
+}
+
+// linkEvents is link of a stream's events.
+func (s *Server) linkEvents(ctx context.Context, events []stream.Event) {
+	if s.Tracer == nil {
+		return
+	}
+	for _, e := range events {
+		if e.Record != nil {
+			trace.Link(ctx, []event.Record{*e.Record})
+		}
+	}
 }
 
 // guard serves a request. A panic becomes a 500, or aborted when an answer has been begun,
@@ -207,7 +236,7 @@ func (s *Server) guard(mux *http.ServeMux, rec *recorder, r *http.Request) (abor
 			aborted = true
 		default:
 			aborted = rec.status != 0
-			s.log.Error("panic", "request_id", rec.Header().Get(requestIDHeader), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			s.log.ErrorContext(r.Context(), "panic", "request_id", rec.Header().Get(requestIDHeader), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 			if !aborted {
 				s.fail(rec, r, fmt.Errorf("panic: %v", p))
 			}

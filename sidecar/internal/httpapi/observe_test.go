@@ -31,7 +31,7 @@ func TestRequestsAreCountedByWhatTheyAre(t *testing.T) {
 			for i := range 1000 {
 				m.of(seriesKey{"/a", "GET", 200 + i%2}).requests.Inc()
 				m.of(seriesKey{"/b", "PUT", 200}).requests.Inc()
-				m.of(seriesKey{"/b", "PUT", 200}).duration.Observe(1)
+				m.of(seriesKey{"/b", "PUT", 200}).duration.ObserveWithExemplar(1, nil)
 			}
 		})
 	}

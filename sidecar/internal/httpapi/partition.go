@@ -67,5 +67,6 @@ func (s *Server) readPartition(w http.ResponseWriter, r *http.Request) error {
 		return event.Errorf(event.Gone, 0, "read", "the client went away")
 	}
 	s.metrics.streamed.out(records, time.Now())
+	s.link(r.Context(), records)
 	return nil
 }

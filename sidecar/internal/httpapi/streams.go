@@ -96,6 +96,7 @@ func (s *Server) pump(ctx context.Context, st *stream.Stream, out *streamWriter)
 		}
 		now := time.Now()
 		s.metrics.streamed.events(st.Topic(), events, now)
+		s.linkEvents(ctx, events)
 		filtered = s.metrics.countFiltered(st.Topic(), st.Filtered(), filtered)
 		if now.Sub(beat) >= s.opts.StreamHeartbeat && ctx.Err() == nil {
 			beat = now

@@ -23,6 +23,7 @@ import (
 	"postamt/sidecar/internal/lag"
 	"postamt/sidecar/internal/session"
 	"postamt/sidecar/internal/stream"
+	"postamt/sidecar/internal/trace"
 )
 
 // Version is what this binary calls itself.
@@ -51,6 +52,16 @@ func Run(ctx context.Context, role Role, cfg config.Config, log *slog.Logger, re
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(role))
 
+	var stopBy time.Time // set once serve has returned
+	tracer, err := newTracer(cfg.Traces, role, log, reg)
+	if err != nil {
+		return err
+	}
+	if tracer != nil {
+		log = trace.Logger(log)
+		defer func() { closeTracer(ctx, tracer, stopBy) }()
+	}
+
 	client, err := kafka.NewClient(cfg.Kafka.BootstrapServers)
 	if err != nil {
 		return fmt.Errorf("make the Kafka client: %w", err)
@@ -58,11 +69,10 @@ func Run(ctx context.Context, role Role, cfg config.Config, log *slog.Logger, re
 	defer client.Close()
 	cluster := kafka.NewCluster(client)
 	checks := []health.Check{{Name: "kafka", Run: cluster.Refresh}}
-	parts := httpapi.Parts{Topics: cluster}
+	parts := httpapi.Parts{Topics: cluster, Tracer: tracer}
 	var workers []worker
 	var delivering *deliveries
 	var more writeMetrics
-	var stopBy time.Time // set once serve has returned
 
 	var producer *kafka.Producer
 	if role.is(Producer) || role.is(Consumer) { // which writes dead letters
@@ -88,6 +98,10 @@ func Run(ctx context.Context, role Role, cfg config.Config, log *slog.Logger, re
 		parts.OpenStream = func(window int, reported func(int, error)) httpapi.RecordStream {
 			return producer.Stream(window, reported)
 		}
+		if tracer != nil {
+			traced := tracedProducer{producer, tracer}
+			parts.Producer, parts.OpenStream = traced, traced.OpenStream
+		}
 		admin := kafka.NewAdmin(client)
 		parts.Admin, parts.GroupLag = admin, lag.NewAsker(admin, log).Lag
 	}
@@ -107,7 +121,7 @@ func Run(ctx context.Context, role Role, cfg config.Config, log *slog.Logger, re
 		}}
 		workers = append(workers, func(ctx context.Context) error { return runSessions(ctx, parts.Sessions, table) })
 
-		sender, err := newSender(cfg.Webhook)
+		sender, err := newSender(cfg.Webhook, tracer)
 		if err != nil {
 			return err
 		}

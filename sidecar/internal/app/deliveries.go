@@ -22,6 +22,7 @@ import (
 	"postamt/sidecar/internal/lag"
 	"postamt/sidecar/internal/registry"
 	"postamt/sidecar/internal/session"
+	"postamt/sidecar/internal/trace"
 	"postamt/sidecar/internal/webhook"
 )
 
@@ -43,8 +44,8 @@ type deliveries struct {
 // clientPrefix begins the name of a replica among a group's members: postamt-deliver@address@boot.
 const clientPrefix = "postamt-deliver@"
 
-func newSender(c config.Webhook) (*webhook.Sender, error) {
-	sender, err := webhook.New(webhook.Options{Allow: c.Allow, Deny: c.Deny, Edge: c.Edge, RequireHTTPS: c.RequireHTTPS, Proxy: c.Proxy, Version: Version})
+func newSender(c config.Webhook, tracer *trace.Tracer) (*webhook.Sender, error) {
+	sender, err := webhook.New(webhook.Options{Allow: c.Allow, Deny: c.Deny, Edge: c.Edge, RequireHTTPS: c.RequireHTTPS, Proxy: c.Proxy, Version: Version, Tracer: tracer})
 	if err != nil {
 		return nil, fmt.Errorf("make the sender of deliveries: %w", err)
 	}

@@ -43,6 +43,7 @@ type Config struct {
 	TrustedProxies    []netip.Prefix `env:"TRUSTED_PROXIES" envDefault:"127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7" help:"whose X-Forwarded-* headers are believed, as CIDRs"`
 	Shutdown          Shutdown       `envPrefix:"SHUTDOWN_"`
 	Demo              Demo           `envPrefix:"DEMO_"`
+	Traces            Traces         `envPrefix:"OTEL_"`
 
 	LogLevel  slog.Level `env:"LOG_LEVEL" envDefault:"INFO" help:"DEBUG, INFO, WARN or ERROR"`
 	LogFormat string     `env:"LOG_FORMAT" envDefault:"json" help:"json or text"`
@@ -134,6 +135,7 @@ const (
 // Load reads the Config from environment variables and checks it. Its error has one line
 // for each mistake.
 func Load(environ map[string]string) (Config, error) {
+	environ = withoutEmpty(environ)
 	cfg, err := env.ParseAsWithOptions[Config](env.Options{Environment: environ})
 	if err == nil {
 		return cfg, errors.Join(cfg.check(), cfg.Seal.read(environ["POSTAMT_SECRET_KEY_FILE"] != ""))
@@ -211,6 +213,10 @@ func (c *Config) check() error {
 	for name, address := range map[string]string{"DEMO_API": c.Demo.API, "DEMO_REGISTER": c.Demo.Register, "DEMO_URL": c.Demo.URL} {
 		u, err := url.Parse(address)
 		require(err == nil && u.Scheme == "http" && u.Host != "", "%s is %q; it must be a URL that begins with http://", name, address)
+	}
+	if c.Traces.On() {
+		_, err := c.Traces.Options()
+		errs = append(errs, err)
 	}
 	require(c.Shutdown.ListenGrace >= 0, "SHUTDOWN_LISTEN_GRACE is %v; it must not be negative", c.Shutdown.ListenGrace)
 	for name, n := range map[string]int64{

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -139,7 +140,7 @@ func Run(ctx context.Context, role Role, cfg config.Config, log *slog.Logger, re
 		collector := lag.New(kafka.NewAdmin(client), lag.Options{Interval: cfg.MonitorInterval, Log: log})
 		reg.MustRegister(collector)
 		more = collector.WriteMetrics
-		parts.Lag = func(group string) (any, error) { return lagOf(collector, group) }
+		parts.Lag = func(group string) (io.WriterTo, error) { return lagOf(collector, group) }
 		workers = append(workers, collector.Run)
 	}
 	parts.Health = health.New(string(role), Version, cfg.HealthInterval, checks, log, reg)
@@ -186,7 +187,7 @@ func (k sessionKafka) Open(ctx context.Context, j session.Join) (session.Consume
 // recordOverheadBytes is what a record needs beside its key, value and headers.
 const recordOverheadBytes = 1 << 20
 
-func lagOf(c *lag.Collector, group string) (any, error) {
+func lagOf(c *lag.Collector, group string) (io.WriterTo, error) {
 	snapshot := c.Snapshot()
 	if snapshot == nil {
 		return nil, event.Errorf(event.Unavailable, 50302, "lag", "Kafka has not been asked yet; repeat the request")

@@ -5,6 +5,7 @@ package httpapi
 import (
 	"cmp"
 	"context"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -72,8 +73,8 @@ type Parts struct {
 	OwnDeliveries OwnDeliveries
 	// Tracer makes spans of requests; nil: there are none.
 	Tracer *trace.Tracer
-	// Lag describes the lag of a consumer group, or of all for ""; it is encoded as JSON.
-	Lag func(group string) (any, error)
+	// Lag describes the lag of a consumer group, or of all for "", as JSON.
+	Lag func(group string) (io.WriterTo, error)
 }
 
 // Options are the numbers and policies of the interface.

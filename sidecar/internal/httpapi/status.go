@@ -46,6 +46,22 @@ func (s *Server) getLag(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.writeJSON(w, r, http.StatusOK, "application/json", lag)
+	w.Header().Set("Content-Type", "application/json")
+	if _, err := lag.WriteTo(pushed{s, w}); err == nil { // else the client is gone
+		_ = s.send(w, []byte("\n"))
+	}
 	return nil
+}
+
+// pushed is an answer that is written part by part.
+type pushed struct {
+	s *Server
+	w http.ResponseWriter
+}
+
+func (p pushed) Write(b []byte) (int, error) {
+	if err := p.s.push(p.w, b); err != nil {
+		return 0, err
+	}
+	return len(b), nil
 }

@@ -150,9 +150,9 @@ func TestAnEstimateSaysSo(t *testing.T) {
 	}
 }
 
-// scrapeBytes is what a scrape may allocate, however many series it has: the monitor's container
-// has 256 MiB.
-const scrapeBytes = 1 << 20
+// What a scrape may allocate, however many series it has, and what GET /lag may have at once: the
+// monitor's container has 256 MiB.
+const scrapeBytes, partBytes = 1 << 20, 1 << 20
 
 func TestAScrapeTakesNoMemoryForItsSeries(t *testing.T) {
 	c, _ := collectorAt(big(), 0)
@@ -168,6 +168,25 @@ func TestAScrapeTakesNoMemoryForItsSeries(t *testing.T) {
 	if got := after.TotalAlloc - before.TotalAlloc; got > scrapeBytes {
 		t.Errorf("a scrape of 600,000 series allocates %d bytes, want at most %d", got, scrapeBytes)
 	}
+}
+
+func TestJSONIsNeverInMemoryWhole(t *testing.T) {
+	c, _ := collectorAt(big(), 0)
+	if err := c.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var parts largest
+	if n, err := c.Snapshot().WriteTo(&parts); err != nil || n < 10<<20 || parts > partBytes {
+		t.Errorf("%d bytes, %v, the largest part of %d; want over 10 MiB in parts of at most %d", n, err, parts, partBytes)
+	}
+}
+
+// largest is the largest part that was written.
+type largest int
+
+func (n *largest) Write(b []byte) (int, error) {
+	*n = max(*n, largest(len(b)))
+	return len(b), nil
 }
 
 // BenchmarkScrape is what Prometheus gets of 200 groups × 1,000 partitions: some 600,000 series.

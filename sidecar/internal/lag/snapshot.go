@@ -1,8 +1,11 @@
 package lag
 
 import (
+	"bytes"
 	"encoding/json"
+	"io"
 	"math"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -113,6 +116,36 @@ func (p Partition) MarshalJSON() ([]byte, error) {
 }
 
 var _ json.Marshaler = Partition{}
+
+// WriteTo writes the snapshot as JSON, group by group: whole, it can be of 18 MB, and any number
+// of clients can ask at once.
+func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
+	head, err := json.Marshal(Snapshot{CollectedAt: s.CollectedAt, AgeMS: s.AgeMS, Groups: []Group{}})
+	if err != nil {
+		return 0, err
+	}
+	n, err := w.Write(bytes.TrimSuffix(head, []byte("]}")))
+	written := int64(n)
+	for i, g := range s.Groups {
+		if err != nil {
+			return written, err
+		}
+		group, failed := json.Marshal(g)
+		if failed != nil {
+			return written, failed
+		}
+		if i > 0 {
+			group = slices.Insert(group, 0, ',')
+		}
+		n, err = w.Write(group)
+		written += int64(n)
+	}
+	if err != nil {
+		return written, err
+	}
+	n, err = w.Write([]byte("]}"))
+	return written + int64(n), err
+}
 
 // Only returns the snapshot with no group but the named one, and whether there is such a
 // group.

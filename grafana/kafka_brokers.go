@@ -9,7 +9,7 @@ var kafkaBrokers = board{
 	rows: []row{
 		{"Are the brokers well?", []*panel{
 			stat("How many brokers run?", "Brokers in the state running. Alerts: KafkaBrokerDown, KafkaBrokerNotRunning.", "none",
-				`count(kafka_server_kafkaserver_brokerstate{instance=~"$instance"} == 3) or 0 * count(up{job="kafka"})`, atLeast(1)).otherwise("unknown"),
+				`count(kafka_server_kafkaserver_brokerstate{instance=~"$instance"} == 3) or 0 * count(up{job="kafka"})`, some).otherwise("unknown"),
 			stat("How many partitions have no leader?", "Such a partition can be neither written nor read. Alert: KafkaOfflinePartitions.", "none",
 				`max(kafka_controller_kafkacontroller_offlinepartitionscount)`, zero("red")).otherwise("unknown"),
 			stat("How many partitions refuse records?", "Partitions with fewer replicas in sync than min.insync.replicas. Alert: KafkaUnderMinIsrPartitions.", "none",
@@ -74,9 +74,9 @@ var kafkaBrokers = board{
 		}},
 		{"Are the threads busy?", []*panel{
 			lines("How idle are the request handlers?", "Share of the last minute in which they had nothing to do. Alert: KafkaRequestHandlersBusy.", "percentunit",
-				q(`max by (instance) (`+idleHandlers+`)`, "{{instance}}")).full(1).limits(downTo(0.3, 0.1)),
+				q(`max by (instance) (`+idleHandlers+`)`, "{{instance}}")).share().limits(downTo(0.3, 0.1)),
 			lines("How idle are the network threads?", "Share of the time in which they had nothing to do. Alert: KafkaNetworkThreadsBusy.", "percentunit",
-				q(`max by (instance) (kafka_network_socketserver_networkprocessoravgidlepercent{instance=~"$instance"})`, "{{instance}}")).full(1).limits(downTo(0.3, 0.1)),
+				q(`max by (instance) (kafka_network_socketserver_networkprocessoravgidlepercent{instance=~"$instance"})`, "{{instance}}")).share().limits(downTo(0.3, 0.1)),
 			lines("How many operations wait in purgatory?", "Requests that wait for something: produce for replicas, fetch for records. Growing without end is a fault.", "none",
 				q(`sum by (delayedoperation) (kafka_server_delayedoperationpurgatory_numdelayedoperations{instance=~"$instance"})`, "{{delayedoperation}}")),
 		}},
@@ -108,7 +108,7 @@ var kafkaBrokers = board{
 		}},
 		{"Is the Java machine well?", []*panel{
 			lines("How full is the heap?", "Heap in use as a share of its limit. Going up and down is normal. Alert: KafkaHeapHigh.", "percentunit",
-				q(`max by (instance) (jvm_memory_used_bytes{job="kafka", area="heap", instance=~"$instance"} / jvm_memory_max_bytes{job="kafka", area="heap", instance=~"$instance"})`, "{{instance}}")).size(6, 8).full(1).limits(steps("green", step{0.9, "orange"})),
+				q(`max by (instance) (jvm_memory_used_bytes{job="kafka", area="heap", instance=~"$instance"} / jvm_memory_max_bytes{job="kafka", area="heap", instance=~"$instance"})`, "{{instance}}")).size(6, 8).share().limits(steps("green", step{0.9, "orange"})),
 			lines("How much time goes into garbage collection?", "Share of the time. Alert: KafkaGcTimeHigh.", "percentunit",
 				q(`sum by (instance) (rate(jvm_gc_collection_seconds_sum{job="kafka", instance=~"$instance"}[$__rate_interval]))`, "{{instance}}")).size(6, 8).limits(steps("green", step{0.1, "orange"})),
 			lines("How many threads are there?", "Threads of the process.", "none",

@@ -62,7 +62,7 @@ var kraft = board{
 			lines("How old is the last snapshot of the metadata?", "A node that starts reads the last snapshot and what came after.", "ms",
 				q(`max by (instance) (kafka_server_snapshotemitter_latestsnapshotgeneratedagems{instance=~"$instance"})`, "{{instance}}")),
 			lines("How idle is the thread of the quorum?", "Share of the time in which it waits for something to do.", "percentunit",
-				q(`min by (instance) (kafka_server_raft_metrics_poll_idle_ratio_avg{instance=~"$instance"})`, "{{instance}}")).full(1),
+				q(`min by (instance) (kafka_server_raft_metrics_poll_idle_ratio_avg{instance=~"$instance"})`, "{{instance}}")).share(),
 		}},
 		{"Does the controller keep up?", []*panel{
 			lines("How long do its events wait?", "99 % of the controller's events wait no longer, and are worked on no longer. Alert: KafkaControllerQueueSlow.", "ms",

@@ -9,7 +9,7 @@ var overview = board{
 	rows: []row{
 		{"Is it working?", []*panel{
 			stat("Are all brokers up?", "Whether every Kafka broker answers its scrape. Alert: KafkaBrokerDown.", "none",
-				`min(up{job="kafka"})`, atLeast(1)).means(state{"1", "yes", "green"}, state{"0", "no", "red"}).otherwise("unknown").to("kafka-brokers", "Kafka brokers"),
+				`min(up{job="kafka"})`, some).means(state{"1", "yes", "green"}, state{"0", "no", "red"}).otherwise("unknown").to("kafka-brokers", "Kafka brokers"),
 			stat("Is there one active controller?", "A cluster has exactly one active controller. Alert: KafkaNoActiveController.", "none",
 				`sum(kafka_controller_kafkacontroller_activecontrollercount)`, steps("red", step{1, "green"}, step{2, "red"})).otherwise("unknown").to("kraft", "KRaft"),
 			stat("How many partitions have no leader?", "Such a partition can be neither written nor read. Alert: KafkaOfflinePartitions.", "none",
@@ -17,7 +17,7 @@ var overview = board{
 			stat("How many partitions lack a replica?", "Partitions with fewer replicas in sync than they should have; always 0 with one broker. Alert: KafkaUnderReplicatedPartitions.", "none",
 				`sum(kafka_server_replicamanager_underreplicatedpartitions)`, zero("orange")).otherwise("unknown").to("topics", "Topics"),
 			stat("How many replicas serve?", "Replicas of each role that answer their scrape. Alerts: SidecarDown, MonitorDown.", "none",
-				`sum by (job) (up{job=~"producer|consumer|monitor"})`, atLeast(1)).named("{{job}}").to("sidecars", "Sidecars"),
+				`sum by (job) (up{job=~"producer|consumer|monitor"})`, some).named("{{job}}").to("sidecars", "Sidecars"),
 			stat("How many alerts fire?", "Firing alerts but for the Watchdog, which always fires.", "none",
 				`count(ALERTS{alertstate="firing", alertname!="Watchdog"}) or vector(0)`, zero("red")),
 			stat("How many requests fail at the edge?", "Share of 5xx among the answers of the worst service over 5 minutes; 0 without requests. Alert: TraefikHigh5xx.", "percentunit",
@@ -74,7 +74,7 @@ var overview = board{
 				q(`sum by (job) (rate(process_cpu_seconds_total[$__rate_interval]))`, "{{job}}")).size(6, 8),
 			lines("How full is Kafka's heap?", "Heap in use as a share of its limit. Going up and down is normal. Alert: KafkaHeapHigh.", "percentunit",
 				q(`jvm_memory_used_bytes{job="kafka", area="heap"} / jvm_memory_max_bytes{job="kafka", area="heap"}`, "{{instance}}"),
-			).size(6, 8).full(1).limits(steps("green", step{0.9, "orange"})).to("kafka-brokers", "Kafka brokers"),
+			).size(6, 8).share().limits(steps("green", step{0.9, "orange"})).to("kafka-brokers", "Kafka brokers"),
 			lines("How much disk does each topic take?", "Size of the log of each topic, replicas included.", "bytes",
 				q(`sum by (topic) (kafka_log_log_size{topic=~"$topic", topic!~"_.*"})`, "{{topic}}")).size(6, 8).to("topics", "Topics"),
 		}},

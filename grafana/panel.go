@@ -51,8 +51,8 @@ func steps(first string, more ...step) object {
 // zero is good, anything above is the given colour.
 func zero(color string) object { return steps("green", step{1, color}) }
 
-// atLeast is good from a value on.
-func atLeast(value float64) object { return steps("red", step{value, "green"}) }
+// some is good, none is not.
+var some = steps("red", step{1, "green"})
 
 // upTo is good, then a warning, then bad.
 func upTo(warning, bad float64) object {
@@ -266,9 +266,9 @@ func (p *panel) stacked() *panel {
 	return p
 }
 
-// full says which value is all there can be.
-func (p *panel) full(value float64) *panel {
-	p.defaults["max"] = value
+// share is of values from 0 to 1.
+func (p *panel) share() *panel {
+	p.defaults["max"] = 1
 	return p
 }
 

@@ -7,7 +7,7 @@ var sidecars = board{
 	rows: []row{
 		{"Do they serve?", []*panel{
 			stat("How many replicas serve?", "Replicas of each role that answer their scrape. Alerts: SidecarDown, MonitorDown.", "none",
-				`sum by (job) (up{job=~"$job", job=~"producer|consumer|monitor"})`, atLeast(1)).named("{{job}}"),
+				`sum by (job) (up{job=~"$job", job=~"producer|consumer|monitor"})`, some).named("{{job}}"),
 			stat("How many health checks fail?", "Checks of all replicas; one that fails takes its replica out of Traefik. Alert: SidecarUnhealthy.", "none",
 				`count(postamt_health_status{job=~"$job"} == 0) or 0 * count(postamt_health_status{job=~"$job"})`, zero("red")).otherwise("unknown"),
 			stat("How many records are not stored?", "Share of the records offered over 5 minutes, faults of the client left out. Alert: ProduceFailing.", "percentunit",
@@ -94,7 +94,7 @@ var sidecars = board{
 			lines("How many attempts are in flight?", "Attempts that wait for the endpoint's answer.", "none",
 				q(`sum by (subscription) (postamt_delivery_in_flight{subscription=~"$subscription"})`, "{{subscription}}")).otherwise("no subscriptions"),
 			lines("How full are the windows?", "At 1 a partition is not read until its oldest record is decided. Alert: DeliveryWindowFull.", "percentunit",
-				q(`max by (subscription) (postamt_delivery_window_ratio{subscription=~"$subscription"})`, "{{subscription}}")).full(1).limits(upTo(0.8, 1)).otherwise("no subscriptions"),
+				q(`max by (subscription) (postamt_delivery_window_ratio{subscription=~"$subscription"})`, "{{subscription}}")).share().limits(upTo(0.8, 1)).otherwise("no subscriptions"),
 			lines("How old is the oldest record not delivered?", "Of those that were read and are neither delivered nor dead letters. What was not read yet is lag.", "s",
 				q(`max by (subscription) (postamt_delivery_oldest_undecided_seconds{subscription=~"$subscription"})`, "{{subscription}}")).otherwise("no subscriptions").to("consumer-lag", "Consumer lag"),
 		}},

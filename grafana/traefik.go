@@ -9,7 +9,7 @@ var traefik = board{
 	rows: []row{
 		{"Does the edge answer?", []*panel{
 			stat("Is Traefik up?", "Whether it answers its scrape. Alert: TraefikDown.", "none",
-				`min(up{job="traefik"})`, atLeast(1)).means(state{"1", "yes", "green"}, state{"0", "no", "red"}).otherwise("unknown"),
+				`min(up{job="traefik"})`, some).means(state{"1", "yes", "green"}, state{"0", "no", "red"}).otherwise("unknown"),
 			stat("How many requests come?", "Requests a second to the chosen services.", "reqps",
 				`sum(service:traefik_service_requests:rate5m{service=~"$service"})`, steps("blue")).otherwise("no requests"),
 			stat("How many fail?", "Share of 5xx among the answers of the worst service over 5 minutes. Alert: TraefikHigh5xx.", "percentunit",
@@ -39,7 +39,7 @@ var traefik = board{
 				column{name: "Requests a second", unit: "reqps", expr: `service:traefik_service_requests:rate5m{service=~"$service"}`},
 				column{name: "Fail", unit: "percentunit", levels: upTo(0.01, 0.05), expr: `service:traefik_service_errors_per_requests:ratio_rate5m{service=~"$service"}`},
 				column{name: "99 % take", unit: "s", expr: `service:traefik_service_request_duration_seconds:p99_rate5m{service=~"$service"} >= 0`},
-				column{name: "Servers up", unit: "none", levels: atLeast(1), expr: `sum by (service) (traefik_service_server_up{url!="", service=~"$service"})`},
+				column{name: "Servers up", unit: "none", levels: some, expr: `sum by (service) (traefik_service_server_up{url!="", service=~"$service"})`},
 				column{name: "Servers", unit: "none", expr: `count by (service) (traefik_service_server_up{url!="", service=~"$service"})`},
 				column{name: "Bytes a second in", unit: "Bps", expr: `sum by (service) (rate(traefik_service_requests_bytes_total{service=~"$service"}[$__rate_interval]))`},
 				column{name: "Bytes a second out", unit: "Bps", expr: `sum by (service) (rate(traefik_service_responses_bytes_total{service=~"$service"}[$__rate_interval]))`},

@@ -25,6 +25,7 @@ const usage = `usage: postamt ROLE
   producer                      takes records over HTTP and writes them to Kafka
   consumer                      gives records over HTTP: pull sessions and streams
   monitor                       shows the lag of every consumer group
+  containers                    shows what the project's containers use, asked of Docker Engine
   bootstrap [--plan] [--strict] makes the declared topics exist, then ends;
                                 --plan shows what would change and changes nothing,
                                 --strict ends with 1 where topics differ from the file
@@ -94,6 +95,8 @@ func Main(ctx context.Context, args []string, environ map[string]string, openAPI
 	switch name {
 	case string(Producer), string(Consumer), string(Monitor):
 		return Run(ctx, Role(name), cfg, log.With("role", name), nil)
+	case "containers":
+		return RunContainers(ctx, cfg, log.With("role", name), nil)
 	case "bootstrap":
 		return Bootstrap(ctx, cfg, plan, strict, stdout, log.With("role", name))
 	case "dev":

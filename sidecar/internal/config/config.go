@@ -39,6 +39,7 @@ type Config struct {
 	Delivery          Delivery       `envPrefix:"DELIVERY_"`
 	StreamHeartbeat   time.Duration  `env:"STREAM_HEARTBEAT" envDefault:"15s" help:"how often a quiet stream sends a comment"`
 	MonitorInterval   time.Duration  `env:"MONITOR_INTERVAL" envDefault:"5s" help:"how often the monitor asks Kafka for every group's lag; where that takes more than half of it, twice that time"`
+	Containers        Containers     `envPrefix:"CONTAINERS_"`
 	HealthInterval    time.Duration  `env:"HEALTH_INTERVAL" envDefault:"5s" help:"how often the background checks of /health run"`
 	TrustedProxies    []netip.Prefix `env:"TRUSTED_PROXIES" envDefault:"127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7" help:"whose X-Forwarded-* headers are believed, as CIDRs"`
 	Shutdown          Shutdown       `envPrefix:"SHUTDOWN_"`
@@ -79,6 +80,7 @@ type Limits struct {
 	Sessions      int   `env:"SESSIONS" envDefault:"1000" help:"pull sessions of one replica (429)"`
 	Streams       int   `env:"STREAMS" envDefault:"1000" help:"streams of one replica (of records that come in, too), and reads without a group (429)"`
 	Subscriptions int   `env:"SUBSCRIPTIONS" envDefault:"1000" help:"subscriptions of all replicas (429)"`
+	Containers    int   `env:"CONTAINERS" envDefault:"200" help:"containers that the role containers has metrics of; what is beyond is left out, and counted"`
 }
 
 // Session configures pull sessions.
@@ -105,6 +107,14 @@ type Delivery struct {
 	WindowBytes   int64         `env:"WINDOW_BYTES" envDefault:"16777216" help:"keys, values and headers of the records of a partition that are fetched and not decided; at this size the partition waits"`
 	MemoryBytes   int64         `env:"MEMORY_BYTES" envDefault:"100663296" help:"what all of that may take together on a replica, with 640 bytes for each record; beyond, partitions wait that have more than an equal share of it"`
 	StopTimeout   time.Duration `env:"STOP_TIMEOUT" envDefault:"10s" help:"how long a subscription that ends on a replica may take to end its attempts, commit and leave"`
+}
+
+// Containers configures the role that tells what containers use.
+type Containers struct {
+	Engine   string        `env:"ENGINE" envDefault:"http://socket-proxy:2375" help:"URL of Docker Engine's API, or of a proxy that lets reads of containers through"`
+	Project  string        `env:"PROJECT" envDefault:"postamt" help:"the Compose project whose containers are looked at"`
+	Interval time.Duration `env:"INTERVAL" envDefault:"15s" help:"how often the engine is asked"`
+	Targets  string        `env:"TARGETS_FILE" envDefault:"none" help:"where to write for Prometheus which of the project's services have a label postamt.metrics.port; none: nowhere"`
 }
 
 // Shutdown configures what happens after SIGTERM.
@@ -210,7 +220,7 @@ func (c *Config) check() error {
 	require(c.Delivery.MemoryBytes >= 1, "DELIVERY_MEMORY_BYTES is %d; it must be positive", c.Delivery.MemoryBytes)
 	require(c.Demo.Rate >= 0 && c.Demo.Rate <= MaxDemoRate, "DEMO_RATE is %v; it must be between 0 and %d", c.Demo.Rate, MaxDemoRate)
 	require(c.Demo.Cards >= 1 && c.Demo.Cards <= maxDemoCards, "DEMO_CARDS is %d; it must be between 1 and %d", c.Demo.Cards, maxDemoCards)
-	for name, address := range map[string]string{"DEMO_API": c.Demo.API, "DEMO_REGISTER": c.Demo.Register, "DEMO_URL": c.Demo.URL} {
+	for name, address := range map[string]string{"DEMO_API": c.Demo.API, "DEMO_REGISTER": c.Demo.Register, "DEMO_URL": c.Demo.URL, "CONTAINERS_ENGINE": c.Containers.Engine} {
 		u, err := url.Parse(address)
 		require(err == nil && u.Scheme == "http" && u.Host != "", "%s is %q; it must be a URL that begins with http://", name, address)
 	}
@@ -218,16 +228,17 @@ func (c *Config) check() error {
 		_, err := c.Traces.Options()
 		errs = append(errs, err)
 	}
+	require(c.Containers.Project != "", "CONTAINERS_PROJECT is empty; it must be a Compose project's name")
 	require(c.Shutdown.ListenGrace >= 0, "SHUTDOWN_LISTEN_GRACE is %v; it must not be negative", c.Shutdown.ListenGrace)
 	for name, n := range map[string]int64{
 		"MAX_BODY_BYTES": c.Limits.BodyBytes, "MAX_RECORDS": int64(c.Limits.Records), "MAX_STREAM_RECORDS": int64(c.Limits.StreamRecords), "MAX_BATCH_ENTRIES": int64(c.Limits.BatchEntries), "MAX_HEADER_BYTES": int64(c.Limits.HeaderBytes),
-		"MAX_SESSIONS": int64(c.Limits.Sessions), "MAX_STREAMS": int64(c.Limits.Streams), "MAX_SUBSCRIPTIONS": int64(c.Limits.Subscriptions), "SESSION_MAX_BYTES": c.Session.MaxBytes,
+		"MAX_SESSIONS": int64(c.Limits.Sessions), "MAX_STREAMS": int64(c.Limits.Streams), "MAX_SUBSCRIPTIONS": int64(c.Limits.Subscriptions), "MAX_CONTAINERS": int64(c.Limits.Containers), "SESSION_MAX_BYTES": c.Session.MaxBytes,
 	} {
 		require(n > 0, "%s is %d; it must be positive", name, n)
 	}
 	for name, d := range map[string]time.Duration{
 		"READ_TIMEOUT": c.ReadTimeout, "BOOTSTRAP_TIMEOUT": c.Bootstrap.Deadline, "SESSION_IDLE_TIMEOUT": c.Session.IdleTimeout,
-		"SESSION_MAX_WAIT": c.Session.MaxWait, "STREAM_HEARTBEAT": c.StreamHeartbeat, "MONITOR_INTERVAL": c.MonitorInterval,
+		"SESSION_MAX_WAIT": c.Session.MaxWait, "STREAM_HEARTBEAT": c.StreamHeartbeat, "MONITOR_INTERVAL": c.MonitorInterval, "CONTAINERS_INTERVAL": c.Containers.Interval,
 		"HEALTH_INTERVAL": c.HealthInterval, "DELIVERY_STOP_TIMEOUT": c.Delivery.StopTimeout, "SHUTDOWN_TIMEOUT": c.Shutdown.Timeout,
 	} {
 		require(d > 0, "%s is %v; it must be positive", name, d)

@@ -46,6 +46,10 @@ func TestEveryMistakeIsReportedAtOnce(t *testing.T) {
 			map[string]string{"DEMO_RATE": "-1", "DEMO_CARDS": "0", "DEMO_API": "localhost:80", "DEMO_ADDRESS": "8090"},
 			[]string{"DEMO_RATE is -1; it must be between 0 and 5000", "DEMO_CARDS is 0; it must be between 1 and 1000", `DEMO_API is "localhost:80"; it must be a URL that begins with http://`, `DEMO_ADDRESS is "8090"; it must be host:port`},
 		},
+		"the containers": {
+			map[string]string{"CONTAINERS_ENGINE": "unix:///var/run/docker.sock", "CONTAINERS_INTERVAL": "0s", "MAX_CONTAINERS": "0"},
+			[]string{`CONTAINERS_ENGINE is "unix:///var/run/docker.sock"; it must be a URL that begins with http://`, "CONTAINERS_INTERVAL is 0s; it must be positive", "MAX_CONTAINERS is 0; it must be positive"},
+		},
 		"both": {
 			map[string]string{"REQUEST_TIMEOUT": "soon", "LOG_FORMAT": "xml"},
 			[]string{"REQUEST_TIMEOUT: ", `LOG_FORMAT is "xml"`},

@@ -73,7 +73,7 @@ func New(role, version string, interval time.Duration, checks []Check, log *slog
 		role: role, version: version, interval: interval, checks: checks, log: log,
 		gauge: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "postamt_health_status",
-			Help: "1 while the check succeeds, 0 while it fails. check: kafka, producer.",
+			Help: "1 while the check succeeds, 0 while it fails. check: kafka, producer, engine.",
 		}, []string{"check"}),
 		results: make(map[string]Result),
 	}

@@ -63,6 +63,11 @@ RUN apt-get update && apt-get install -y --no-install-recommends prometheus-aler
 USER 65534
 ENTRYPOINT ["prometheus-alertmanager"]
 
+FROM ${BASE} AS node-exporter
+RUN apt-get update && apt-get install -y --no-install-recommends prometheus-node-exporter && rm -rf /var/lib/apt/lists/*
+USER 65534
+ENTRYPOINT ["prometheus-node-exporter"]
+
 FROM python AS go
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 RUN --mount=type=secret,id=ca \

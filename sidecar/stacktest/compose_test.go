@@ -108,6 +108,7 @@ func TestSocketProxyLetsOnlyReadsThrough(t *testing.T) {
 		{"GET", "/v1.41/version", true},
 		{"GET", "/v1.41/containers/json", true},
 		{"GET", "/containers/" + id + "/json", true},
+		{"GET", "/containers/" + id + "/stats?stream=false&one-shot=true", true},
 		{"POST", "/containers/create", false},
 		{"POST", "/v1.41/containers/create", false},
 		{"POST", "/v1.41/containers/" + id + "/stop", false},

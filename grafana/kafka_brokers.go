@@ -8,8 +8,8 @@ var kafkaBrokers = board{
 	variables: []variable{brokerVariable, quantileVariable},
 	rows: []row{
 		{"Are the brokers well?", []*panel{
-			stat("How many brokers run?", "Brokers in the state running. Alerts: KafkaBrokerDown, KafkaBrokerNotRunning.", "none",
-				`count(kafka_server_kafkaserver_brokerstate{instance=~"$instance"} == 3) or 0 * count(up{job="kafka"})`, some).otherwise("unknown"),
+			stat("How many brokers do not run?", "Brokers that do not answer, or are not in the state running. Alerts: KafkaBrokerDown, KafkaBrokerNotRunning.", "none",
+				`count(up{job="kafka", instance=~"$instance"}) - (count(kafka_server_kafkaserver_brokerstate{instance=~"$instance"} == 3) or 0 * count(up{job="kafka"}))`, zero("red")).otherwise("unknown"),
 			stat("How many partitions have no leader?", "Such a partition can be neither written nor read. Alert: KafkaOfflinePartitions.", "none",
 				`max(kafka_controller_kafkacontroller_offlinepartitionscount)`, zero("red")).otherwise("unknown"),
 			stat("How many partitions refuse records?", "Partitions with fewer replicas in sync than min.insync.replicas. Alert: KafkaUnderMinIsrPartitions.", "none",

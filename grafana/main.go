@@ -5,7 +5,7 @@
 // A dashboard says what it asks and in which unit it answers; what is the same in all of them (the
 // source, the grid, the colours, the links, what marks an alert) is written once, in board.go and
 // panel.go. The JSON is committed, so that nobody who runs the stack needs Go, and a test holds it
-// to what this command writes.
+// to what this command writes. A new dashboard is a file here and a word in boards.
 package main
 
 import (

@@ -17,7 +17,7 @@ var sidecars = board{
 			stat("How old is the oldest record not delivered?", "Of those that were read and are neither delivered nor dead letters.", "s",
 				`max(postamt_delivery_oldest_undecided_seconds{subscription=~"$subscription"}) or 0 * max(up{job="consumer"} == 1)`, upTo(60, 600)).otherwise("unknown"),
 			stat("How many dead letters came within an hour?", "Records that were given up on; somebody has to look at them. Alert: DeadLettersGrowing.", "short",
-				`sum(increase(postamt_delivery_dead_letters_total{subscription=~"$subscription"}[1h])) or 0 * max(up{job="consumer"} == 1)`, zero("orange")).otherwise("unknown"),
+				`ceil(sum(increase(postamt_delivery_dead_letters_total{subscription=~"$subscription"}[1h]))) or 0 * max(up{job="consumer"} == 1)`, zero("orange")).otherwise("unknown"),
 			table("How is each replica?", "Sessions and streams are the consumer's; the producer has streams of records that come in.",
 				column{name: "Role", label: "job"}, column{name: "Replica", label: "instance"}, column{name: "Version", label: "version"},
 				column{name: "Up", meaning: upOrDown, expr: `max by (job, instance, version) (postamt_build_info{job=~"$job"} * on (job, instance) group_left () up)`},

@@ -29,6 +29,7 @@ type dashboard struct {
 	Annotations   struct {
 		List []struct {
 			Name, Expr string
+			Target     struct{ Expr string }
 			Datasource datasource
 		}
 	}

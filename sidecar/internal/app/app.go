@@ -100,8 +100,7 @@ func Run(ctx context.Context, role Role, cfg config.Config, log *slog.Logger, re
 			return producer.Stream(window, reported)
 		}
 		if tracer != nil {
-			traced := tracedProducer{producer, tracer}
-			parts.Producer, parts.OpenStream = traced, traced.OpenStream
+			parts.Producer = tracedProducer{producer, tracer}
 		}
 		admin := kafka.NewAdmin(client)
 		parts.Admin, parts.GroupLag = admin, lag.NewAsker(admin, log).Lag

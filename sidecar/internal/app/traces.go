@@ -4,15 +4,12 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"postamt/sidecar/internal/config"
 	"postamt/sidecar/internal/event"
-	"postamt/sidecar/internal/httpapi"
 	"postamt/sidecar/internal/kafka"
 	"postamt/sidecar/internal/trace"
 )
@@ -62,57 +59,4 @@ func (p tracedProducer) Produce(ctx context.Context, until time.Time, records []
 	results := p.Producer.Produce(ctx, until, records)
 	span.Done(results)
 	return results
-}
-
-// OpenStream makes a stream with one span, from the first record to the last acknowledgement.
-func (p tracedProducer) OpenStream(window int, reported func(size int, err error)) httpapi.RecordStream {
-	s := &tracedStream{tracer: p.tracer}
-	s.open.Store(1) // until it is closed
-	s.RecordStream = p.Stream(window, func(size int, err error) {
-		if err != nil {
-			s.span.Failed(err)
-		}
-		reported(size, err)
-		s.less()
-	})
-	return s
-}
-
-type tracedStream struct {
-	httpapi.RecordStream
-	tracer *trace.Tracer
-	span   *trace.Send // from the first record on
-	open   atomic.Int64
-	once   sync.Once
-}
-
-func (s *tracedStream) Send(ctx context.Context, r event.Record) error {
-	if s.span == nil {
-		s.span = s.tracer.Send(ctx, r.Topic, nil)
-	}
-	s.span.Add(&r)
-	s.open.Add(1)
-	err := s.RecordStream.Send(ctx, r)
-	if err != nil {
-		s.span.Failed(err)
-		s.less()
-	}
-	return err
-}
-
-// less is called once for each record that was sent, and once at the end.
-func (s *tracedStream) less() {
-	if s.open.Add(-1) == 0 && s.span != nil {
-		s.span.End()
-	}
-}
-
-func (s *tracedStream) Close() {
-	s.RecordStream.Close()
-	s.once.Do(s.less)
-}
-
-func (s *tracedStream) Finish(ctx context.Context) {
-	s.RecordStream.Finish(ctx)
-	s.once.Do(s.less)
 }

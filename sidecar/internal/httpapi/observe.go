@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"cmp"
-	"context"
 	"encoding/binary"
 	"fmt"
 	"log/slog"
@@ -204,25 +203,6 @@ func (s *Server) observe(mux *http.ServeMux) http.Handler {
 			panic(http.ErrAbortHandler) // net/http closes the connection
 		}
 	})
-}
-
-// link links a request's span to what the records were made in that its client was given.
-func (s *Server) link(ctx context.Context, records []event.Record) {
-	if s.Tracer != nil {
-		trace.Link(ctx, records)
-	}
-}
-
-// linkEvents is link of a stream's events.
-func (s *Server) linkEvents(ctx context.Context, events []stream.Event) {
-	if s.Tracer == nil {
-		return
-	}
-	for _, e := range events {
-		if e.Record != nil {
-			trace.Link(ctx, []event.Record{*e.Record})
-		}
-	}
 }
 
 // guard serves a request. A panic becomes a 500, or aborted when an answer has been begun,

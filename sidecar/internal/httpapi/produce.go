@@ -233,7 +233,7 @@ func (s *Server) produceAsync(ctx *bounded, w http.ResponseWriter, records []eve
 			return err
 		}
 	}
-	stream := s.OpenStream(len(records), func(_ int, err error) {
+	stream, mark := s.recordStream(ctx, len(records), func(_ int, err error) {
 		if err != nil {
 			failed.Add(1)
 		}
@@ -242,6 +242,7 @@ func (s *Server) produceAsync(ctx *bounded, w http.ResponseWriter, records []eve
 	defer stream.Close()
 	for i := range records {
 		open.Add(1)
+		mark(&records[i])
 		if err := stream.Send(ctx, records[i]); err != nil {
 			open.Add(-1)
 			failed.Add(int64(len(records) - i))

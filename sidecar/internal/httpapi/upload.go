@@ -65,6 +65,7 @@ type upload struct {
 
 	records  recordReader
 	stream   RecordStream
+	mark     func(*event.Record) // gives it what it is to have before it counts
 	received int
 	ended    *event.Error // why the body was not read to its end
 
@@ -106,7 +107,7 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request, topic string, c
 		u.ended = asError(err)
 	} else {
 		defer func() { _ = u.body.Close() }()
-		u.stream = s.OpenStream(0, func(size int, _ error) { s.inFlight.Release(int64(size)) })
+		u.stream, u.mark = s.recordStream(u.ctx, 0, func(size int, _ error) { s.inFlight.Release(int64(size)) })
 		defer u.stream.Close()
 		u.records = reader(u)
 		if err := u.feed(topic, cost); err != io.EOF { //nolint:errorlint // feed returns it bare
@@ -167,6 +168,7 @@ func (u *upload) feed(topic string, cost int64) error {
 			u.stream.Skip(bad)
 			continue
 		}
+		u.mark(&rec)
 		size := int64(rec.Size())
 		if err := u.acquire(size); err != nil {
 			return err

@@ -42,7 +42,7 @@ var consumerLag = board{
 				column{name: "Partitions stalled", unit: "none", levels: zero("red"), expr: `consumergroup_topic:kafka_consumergroup_stalled_partitions:count{consumergroup=~"$consumergroup", topic=~"$topic"} or 0 * consumergroup_topic:kafka_consumergroup_lag:sum{consumergroup=~"$consumergroup", topic=~"$topic"}`},
 				column{name: "Partitions estimated", unit: "none", levels: steps("text", step{1, "orange"}), expr: `count by (consumergroup, topic) (kafka_consumergroup_lag_seconds{estimated="true", consumergroup=~"$consumergroup", topic=~"$topic"}) or 0 * consumergroup_topic:kafka_consumergroup_lag:sum{consumergroup=~"$consumergroup", topic=~"$topic"}`},
 				column{name: "Partitions never committed", unit: "none", levels: steps("text", step{1, "orange"}), expr: `max by (consumergroup, topic) (kafka_consumergroup_uncommitted_partitions{consumergroup=~"$consumergroup", topic=~"$topic"})`},
-			).sorted("Oldest record left").otherwise("no consumer groups"),
+			).sorted("Oldest record left"),
 			bars("Are some partitions further behind than others?", "Records behind in each partition, the 20 worst. One long bar points at a key that many records share, or at a member that is stuck.", "short", upTo(1000, 10000),
 				q(`topk(20, max by (consumergroup, topic, partition) (kafka_consumergroup_lag{consumergroup=~"$consumergroup", topic=~"$topic"}))`, "{{consumergroup}} in {{topic}}/{{partition}}"),
 			).size(12, 9).otherwise("no consumer groups"),

@@ -35,7 +35,7 @@ var kafkaBrokers = board{
 				column{name: "Size on disk", unit: "bytes", expr: `sum by (instance) (kafka_log_log_size{instance=~"$instance"})`},
 				column{name: "Heap", unit: "percentunit", levels: upTo(0.9, 0.97), expr: `max by (instance) (jvm_memory_used_bytes{job="kafka", area="heap", instance=~"$instance"} / jvm_memory_max_bytes{job="kafka", area="heap", instance=~"$instance"})`},
 				column{name: "File descriptors", unit: "percentunit", levels: upTo(0.8, 0.95), expr: `max by (instance) (process_open_fds{job="kafka", instance=~"$instance"} / process_max_fds{job="kafka", instance=~"$instance"})`},
-			).size(columns, 6).otherwise("unknown"),
+			).size(columns, 6),
 		}},
 		{"How much flows through?", []*panel{
 			lines("How many records come in?", "Records a second, all topics.", "cps",

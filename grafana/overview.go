@@ -38,8 +38,9 @@ var overview = board{
 				upOrDown, q(`up`, "{{job}} {{instance}}")).size(12, 9),
 			table("Which alerts are active?", "Pending and firing alerts; what each means and what to do is in docs/runbook.md under its name.",
 				column{name: "State", label: "alertstate", meaning: []state{{"firing", "firing", "red"}, {"pending", "pending", "orange"}}},
-				column{name: "Severity", label: "severity"}, column{name: "Alert", label: "alertname"},
-			).of(`ALERTS{alertstate=~"pending|firing", alertname!="Watchdog"}`).size(12, 9).otherwise("none"),
+				column{name: "Severity", label: "severity"}, column{name: "Alert", label: "alertname"}, column{name: "Concerns", label: "concerns"},
+			).of(`max by (alertstate, severity, alertname, concerns) (label_join(ALERTS{alertstate=~"pending|firing", alertname!="Watchdog"},
+  "concerns", " ", "job", "instance", "consumergroup", "topic", "service", "subscription", "reason"))`).size(12, 9).otherwise("none"),
 		}},
 		{"What flows?", []*panel{
 			lines("How many records come in and go out?", "Records a second, all topics but internal ones: written to Kafka by anyone, stored over HTTP, handed out over HTTP, delivered to endpoints, and committed by consumer groups.", "cps",

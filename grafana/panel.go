@@ -226,6 +226,7 @@ func table(title, about string, of ...column) *panel {
 	}
 	if len(p.queries) > 1 {
 		p.transformations = append(p.transformations, object{"id": "merge", "options": object{}})
+		p.defaults["noValue"] = "–" // a cell that one of the queries leaves empty
 	}
 	p.transformations = append(p.transformations, object{
 		"id": "organize", "options": object{"excludeByName": hidden, "indexByName": order, "renameByName": names},

@@ -29,7 +29,7 @@ var sidecars = board{
 				column{name: "Memory", unit: "bytes", expr: ofReplica(`process_resident_memory_bytes{job=~"$job"}`)},
 				column{name: "Cores", unit: "none", expr: ofReplica(`rate(process_cpu_seconds_total{job=~"$job"}[$__rate_interval])`)},
 				column{name: "Goroutines", unit: "none", expr: ofReplica(`go_goroutines{job=~"$job"}`)},
-			).size(columns, 7).otherwise("no replicas"),
+			).size(columns, 7),
 		}},
 		{"What is asked of them?", []*panel{
 			lines("How many requests does each route get?", "Requests a second, health checks left out.", "reqps",

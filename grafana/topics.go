@@ -31,7 +31,7 @@ var topics = board{
 				column{name: "Records kept", unit: "short", expr: `sum by (topic) (max by (topic, partition) (kafka_topic_partition_current_offset{topic=~"$topic"} - kafka_topic_partition_oldest_offset{topic=~"$topic"}))`},
 				column{name: "Size on disk", unit: "bytes", expr: `sum by (topic) (kafka_log_log_size{topic=~"$topic"})`},
 				column{name: "Groups that read it", unit: "none", expr: `count by (topic) (consumergroup_topic:kafka_consumergroup_lag:sum{topic=~"$topic"}) or 0 * max by (topic) (kafka_topic_partitions{topic=~"$topic"})`},
-			).sorted("Records a second").otherwise("no topics"),
+			).sorted("Records a second"),
 		}},
 		{"What flows through each topic?", []*panel{
 			lines("How many records come in?", "Records a second, by whoever writes them.", "cps",

@@ -43,7 +43,7 @@ var traefik = board{
 				column{name: "Servers", unit: "none", expr: `count by (service) (traefik_service_server_up{url!="", service=~"$service"})`},
 				column{name: "Bytes a second in", unit: "Bps", expr: `sum by (service) (rate(traefik_service_requests_bytes_total{service=~"$service"}[$__rate_interval]))`},
 				column{name: "Bytes a second out", unit: "Bps", expr: `sum by (service) (rate(traefik_service_responses_bytes_total{service=~"$service"}[$__rate_interval]))`},
-			).size(columns, 8).sorted("Requests a second").otherwise("no requests"),
+			).size(columns, 8).sorted("Requests a second"),
 		}},
 		{"Which servers are well?", []*panel{
 			states("Which servers pass their health check?", "Every server of services with a health check. One that fails gets no requests. Alerts: TraefikServerDown, TraefikServiceDown.",
@@ -72,7 +72,7 @@ var traefik = board{
 			table("How long do the certificates last?", "Alerts: TraefikCertificateExpiring, TraefikCertificateExpiringSoon.",
 				column{name: "Name", label: "cn"}, column{name: "Names", label: "sans"},
 				column{name: "Ends in", unit: "s", levels: downTo(21*day, 7*day), expr: `min by (cn, sans) (traefik_tls_certs_not_after{cn!="TRAEFIK DEFAULT CERT"}) - time()`},
-			).size(8, 8).otherwise("no certificate"),
+			).size(8, 8).otherwise("none"),
 		}},
 		{"Is Traefik itself well?", []*panel{
 			lines("How often is the configuration loaded?", "Loads in a minute: containers that come and go. On version 2 also those that failed. Alert: TraefikConfigReloadFailed.", "short",

@@ -68,7 +68,7 @@ func TestDashboardsAreWhole(t *testing.T) {
 	uids, titles := make(map[string]string), make(map[string]string)
 	for _, d := range all {
 		if d.UID+".json" != d.file || d.ID != nil {
-			t.Errorf("%s: uid %q and id %v; want the uid as the file's name, and no id, which is Grafana's to give", d.file, d.UID, d.ID)
+			t.Errorf("%s: uid %q, and an id: %t; want the uid as the file's name, and no id, which is Grafana's to give", d.file, d.UID, d.ID != nil)
 		}
 		if other := titles[d.Title]; other != "" || d.Title == "" {
 			t.Errorf("%s: the title %q is that of %s", d.file, d.Title, other)

@@ -42,6 +42,21 @@ func TestEveryMistakeIsReportedAtOnce(t *testing.T) {
 			map[string]string{"DELIVERY_WINDOW_RECORDS": "16385", "DELIVERY_WINDOW_BYTES": "0", "DELIVERY_MEMORY_BYTES": "-1", "DELIVERY_STOP_TIMEOUT": "0s"},
 			[]string{"DELIVERY_WINDOW_RECORDS is 16385; it must be between 1 and 16384", "DELIVERY_WINDOW_BYTES is 0; it must be positive", "DELIVERY_MEMORY_BYTES is -1; it must be positive", "DELIVERY_STOP_TIMEOUT is 0s; it must be positive"},
 		},
+		"traces": {
+			map[string]string{
+				"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_HEADERS": "key", "OTEL_RESOURCE_ATTRIBUTES": "a=%zz",
+				"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "1.5", "OTEL_EXPORTER_OTLP_TIMEOUT": "0", "OTEL_BSP_MAX_QUEUE_SIZE": "-1", "OTEL_BSP_SCHEDULE_DELAY": "0", "OTEL_SPAN_LINK_COUNT_LIMIT": "-1",
+			},
+			[]string{
+				`OTEL_EXPORTER_OTLP_ENDPOINT is "collector:4318"; it must be the URL of a collector that takes OTLP over HTTP, such as http://collector:4318, or none`, `OTEL_EXPORTER_OTLP_PROTOCOL is "grpc"; it must be http/protobuf`,
+				"OTEL_EXPORTER_OTLP_HEADERS must be name=value", `OTEL_RESOURCE_ATTRIBUTES is "a=%zz"; it must be name=value`, `OTEL_TRACES_SAMPLER_ARG is "1.5"; it must be a number from 0 to 1`,
+				"OTEL_EXPORTER_OTLP_TIMEOUT is 0; it must be positive", "OTEL_BSP_MAX_QUEUE_SIZE is -1; it must be positive", "OTEL_BSP_SCHEDULE_DELAY is 0; it must be positive", "OTEL_SPAN_LINK_COUNT_LIMIT is -1; it must not be negative",
+			},
+		},
+		"where traces go": {
+			map[string]string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://user:secret@collector:4318/", "OTEL_TRACES_SAMPLER": "jaeger_remote"},
+			[]string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT has a user or a password", `OTEL_TRACES_SAMPLER is "jaeger_remote"; it must be one of parentbased_traceidratio, `},
+		},
 		"the demo": {
 			map[string]string{"DEMO_RATE": "-1", "DEMO_CARDS": "0", "DEMO_API": "localhost:80", "DEMO_ADDRESS": "8090"},
 			[]string{"DEMO_RATE is -1; it must be between 0 and 5000", "DEMO_CARDS is 0; it must be between 1 and 1000", `DEMO_API is "localhost:80"; it must be a URL that begins with http://`, `DEMO_ADDRESS is "8090"; it must be host:port`},

@@ -35,7 +35,7 @@ type exporter struct {
 func newExporter(to sdktrace.SpanExporter, maxQueue int, log *slog.Logger, reg prometheus.Registerer) *exporter {
 	spans := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "postamt_trace_spans_total",
-		Help: "Sampled spans, by result: exported, failed (the collector did not take them, or not all of their batch) or dropped (OTEL_BSP_MAX_QUEUE_SIZE were waiting already, or this process ends).",
+		Help: "Sampled spans, by result: exported, failed (the collector did not take them, or not all of their batch) or dropped (OTEL_BSP_MAX_QUEUE_SIZE were waiting already).",
 	}, []string{"result"})
 	reg.MustRegister(spans)
 	e := &exporter{
@@ -86,13 +86,11 @@ func (q *queue) OnEnd(s sdktrace.ReadOnlySpan) {
 	if !s.SpanContext().IsSampled() {
 		return
 	}
-	if q.life.Err() == nil && q.open.Add(1) <= q.max {
+	if q.open.Add(1) <= q.max {
 		q.SpanProcessor.OnEnd(s)
 		return
 	}
-	if q.life.Err() == nil {
-		q.open.Add(-1)
-	}
+	q.open.Add(-1)
 	q.dropped.Inc()
 	q.complain("as many wait for the collector as may (OTEL_BSP_MAX_QUEUE_SIZE)", 1, nil)
 }

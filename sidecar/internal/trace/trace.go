@@ -115,7 +115,7 @@ func describe(o Options) (*resource.Resource, error) {
 	return resource.New(context.Background(), resource.WithTelemetrySDK(), resource.WithHost(), resource.WithAttributes(known...))
 }
 
-// Close sends what has ended until ctx ends; what is left then is lost. Spans that end later are, too.
+// Close sends what has ended until ctx ends; what is left then is lost, and counted. Spans that end later are not even that.
 func (t *Tracer) Close(ctx context.Context) {
 	defer context.AfterFunc(ctx, t.exporter.cancel)()
 	// Not ctx itself: with that it would return while its goroutine still sends.

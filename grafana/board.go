@@ -148,6 +148,7 @@ var (
 	serviceVariable      = variable{name: "service", label: "Service", about: "Services of Traefik to show.", values: `label_values(traefik_service_requests_total, service)`}
 	subscriptionVariable = variable{name: "subscription", label: "Subscription", about: "Subscriptions to show.", values: `label_values(postamt_delivery_state, subscription)`}
 	roleVariable         = variable{name: "job", label: "Role", about: "Roles of the sidecar to show.", values: `label_values(postamt_build_info, job)`}
+	jobVariable          = variable{name: "job", label: "Job", about: "Jobs of Prometheus to show.", values: `label_values(up, job)`}
 	quantileVariable     = variable{
 		name: "quantile", label: "Percentile", about: "Which of the broker's percentiles the parts of the latency are.",
 		options: []string{"0.50", "0.95", "0.99"}, chosen: "0.99",

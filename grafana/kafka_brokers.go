@@ -20,7 +20,7 @@ var kafkaBrokers = board{
 				`min(kafka_network_socketserver_networkprocessoravgidlepercent{instance=~"$instance"})`, downTo(0.3, 0.1)).otherwise("unknown"),
 			stat("How slow are produce requests?", "99 % of them take no longer on the slowest broker. Alert: KafkaProduceLatencyHigh.", "ms",
 				`max(kafka_network_requestmetrics_totaltimems{request="Produce", quantile="0.99", instance=~"$instance"})`, upTo(250, 500)).otherwise("unknown"),
-			table("How is each broker?", "A share of 1 of the heap or of the file descriptors is all there is. Alerts: KafkaHeapHigh, FileDescriptorsHigh, KafkaOfflineLogDirectory.",
+			table("How is each broker?", "A share of 100 % of the heap or of the file descriptors is all there is. Without its log cleaner, compacted topics grow. Alerts: KafkaHeapHigh, FileDescriptorsHigh, KafkaOfflineLogDirectory.",
 				column{name: "Broker", label: "instance"},
 				column{name: "State", meaning: []state{
 					{"0", "not running", "red"}, {"1", "starting", "orange"}, {"2", "recovering", "orange"}, {"3", "running", "green"},
@@ -32,6 +32,7 @@ var kafkaBrokers = board{
 				column{name: "Under-replicated", unit: "none", levels: zero("orange"), expr: `max by (instance) (kafka_server_replicamanager_underreplicatedpartitions{instance=~"$instance"})`},
 				column{name: "Replicas offline", unit: "none", levels: zero("red"), expr: `max by (instance) (kafka_server_replicamanager_offlinereplicacount{instance=~"$instance"})`},
 				column{name: "Log directories offline", unit: "none", levels: zero("red"), expr: `max by (instance) (kafka_log_logmanager_offlinelogdirectorycount{instance=~"$instance"})`},
+				column{name: "Log cleaners dead", unit: "none", levels: zero("red"), expr: `max by (instance) (kafka_log_logcleaner_deadthreadcount{instance=~"$instance"})`},
 				column{name: "Size on disk", unit: "bytes", expr: `sum by (instance) (kafka_log_log_size{instance=~"$instance"})`},
 				column{name: "Heap", unit: "percentunit", levels: upTo(0.9, 0.97), expr: `max by (instance) (jvm_memory_used_bytes{job="kafka", area="heap", instance=~"$instance"} / jvm_memory_max_bytes{job="kafka", area="heap", instance=~"$instance"})`},
 				column{name: "File descriptors", unit: "percentunit", levels: upTo(0.8, 0.95), expr: `max by (instance) (process_open_fds{job="kafka", instance=~"$instance"} / process_max_fds{job="kafka", instance=~"$instance"})`},

@@ -210,7 +210,7 @@ func allQueries(t *testing.T, root string) []query {
 
 var (
 	quoted     = regexp.MustCompile(`"[^"]*"|'[^']*'`)
-	metricName = regexp.MustCompile(`\b(?:up|(?:kafka|postamt|traefik|prometheus|alertmanager|jvm|process|go|node|container)_[\w:]+|\w+:\w+:\w+)\b`)
+	metricName = regexp.MustCompile(`\b(?:up|(?:kafka|jmx|postamt|traefik|prometheus|alertmanager|jvm|process|go|node|container)_[\w:]+|\w+:\w+:\w+)\b`)
 )
 
 // metricsOf are the names of metrics in an expression.

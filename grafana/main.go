@@ -17,7 +17,7 @@ import (
 //go:generate go run . dashboards
 
 // boards are all of them, in the order of the menu.
-var boards = []board{overview, consumerLag, kafkaBrokers, kraft, topics, traefik, sidecars, monitoring}
+var boards = []board{overview, consumerLag, kafkaBrokers, kraft, topics, traefik, sidecars, hosts, monitoring}
 
 func main() {
 	if len(os.Args) != 2 {

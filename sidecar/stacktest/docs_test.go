@@ -43,6 +43,7 @@ func TestCommandsOfTheDocsWork(t *testing.T) {
 	}
 	scale(t, "producer", 1) // as a reader has it
 	scale(t, "consumer", 1)
+	startHosts(t) // the runbook asks them
 	blocks := 0
 	for _, file := range append([]string{filepath.Join(project.root, "README.md")}, files...) {
 		text, err := os.ReadFile(file)

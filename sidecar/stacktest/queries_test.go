@@ -20,6 +20,7 @@ import (
 func TestEveryQueryOfDashboardsAndRulesHasData(t *testing.T) {
 	var allowed []allowedEmpty
 	decodeFile(t, filepath.Join(project.root, "prometheus/tests/allowed-empty.yml"), yaml.Unmarshal, &allowed)
+	startHosts(t)
 	keepBusy(t)
 
 	all := asks(allQueries(t, project.root))

@@ -19,7 +19,7 @@ var (
 	healthyDesc = of("container_healthy", "1 while the health check succeeds, 0 while it fails or the container starts; absent without a health check.")
 	startDesc   = of("container_start_time_seconds", "When the container was started last, in Unix time.")
 	restartDesc = of("container_restarts_total", "Times that Docker has started the container again, because it had ended.")
-	oomDesc     = of("container_oom_events_total", "OOM kills in the container since this exporter began.")
+	oomDesc     = of("container_oom_events_total", "OOM kills in the container since this exporter began, as far as Docker tells of them: with cgroup v1 it may miss that of the main process.")
 
 	cpuDesc           = of("container_cpu_usage_seconds_total", "Processor time used.")
 	cpuUserDesc       = of("container_cpu_user_seconds_total", "Processor time used in user mode.")

@@ -1,0 +1,154 @@
+//go:build stack
+
+package stacktest
+
+import (
+	"fmt"
+	"math"
+	"net/url"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// startHosts starts what the profile hosts has, where it does not run already (./scripts/test has it on).
+func startHosts(t *testing.T) {
+	t.Helper()
+	compose(t, "--profile", "hosts", "up", "-d", "--wait", "--no-deps", "--no-recreate", "containers", "node-exporter")
+}
+
+// valuesOf returns the values of a query by service, or under "" where they have none.
+func valuesOf(t *testing.T, expr string) (map[string]float64, error) {
+	t.Helper()
+	var result struct {
+		Result []struct {
+			Metric map[string]string
+			Value  [2]any
+		}
+	}
+	if err := prometheus(t, "query", url.Values{"query": {expr}}, &result); err != nil {
+		return nil, err
+	}
+	values := make(map[string]float64)
+	for _, r := range result.Result {
+		value, err := strconv.ParseFloat(r.Value[1].(string), 64)
+		if err != nil {
+			return nil, err
+		}
+		values[r.Metric["service"]] = value
+	}
+	return values, nil
+}
+
+// What Prometheus has of the containers is what docker says of them.
+func TestContainersAreSeenAsDockerSeesThem(t *testing.T) {
+	startHosts(t)
+	kafka := containers(t, "kafka")[0]
+	limit := docker(t, "inspect", "--format", "{{.HostConfig.Memory}} {{.HostConfig.PidsLimit}}", kafka)
+	eventually(t, 90*time.Second, "kafka's memory", func() error {
+		seen, err := valuesOf(t, `container_memory_working_set_bytes`)
+		if err != nil {
+			return err
+		}
+		shown, err := dockerOut("stats", "--no-stream", "--format", "{{.MemUsage}}", kafka)
+		if err != nil {
+			return err
+		}
+		used, err := bytesOf(strings.Fields(shown)[0])
+		if err != nil {
+			return err
+		}
+		// It is up to half a minute older.
+		if math.Abs(seen["kafka"]-used) > used/5 {
+			return fmt.Errorf("kafka uses %.0f bytes; docker stats says %s", seen["kafka"], shown)
+		}
+		for _, name := range []string{"traefik", "producer", "consumer", "monitor", "prometheus", "socket-proxy", "containers", "node-exporter"} {
+			if seen[name] == 0 {
+				return fmt.Errorf("there is no memory of %s among %v", name, seen)
+			}
+		}
+		limits, err := valuesOf(t, `container_spec_memory_limit_bytes{service="kafka"}`)
+		if err != nil {
+			return err
+		}
+		threads, err := valuesOf(t, `container_threads_max{service="kafka"}`)
+		if got := fmt.Sprintf("%.0f %.0f", limits["kafka"], threads["kafka"]); err != nil || got != limit {
+			return fmt.Errorf("kafka may use %s (bytes, threads), %v; docker inspect says %s", got, err, limit)
+		}
+		return nil
+	})
+	// One that has ended is seen, too, and has no figures.
+	if runs, err := valuesOf(t, `container_running`); err != nil || runs["bootstrap"] != 0 || runs["kafka"] != 1 || len(runs) < 10 {
+		t.Errorf("container_running is %v, %v; want 0 of bootstrap, and 1 of kafka", runs, err)
+	}
+	// Those of other projects are not.
+	if others, err := valuesOf(t, `count(container_info{project!="`+project.name+`"})`); err != nil || len(others) != 0 {
+		t.Errorf("containers of other projects are seen: %v, %v", others, err)
+	}
+	// The figures cost little: 24 series a container, and 200 of the machine with 2 processors.
+	if series, err := valuesOf(t, `count({job=~"containers|node-exporter"})`); err != nil || series[""] > 1000 {
+		t.Errorf("both jobs have %v series, %v; want 1,000 at most", series, err)
+	}
+}
+
+// bytesOf reads what docker stats prints, such as 550.2MiB.
+func bytesOf(text string) (float64, error) {
+	for unit, bytes := range map[string]float64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30} {
+		if number, ok := strings.CutSuffix(text, unit); ok {
+			value, err := strconv.ParseFloat(number, 64)
+			return value * bytes, err
+		}
+	}
+	return 0, fmt.Errorf("%q is not in KiB, MiB or GiB", text)
+}
+
+// A container in which the kernel kills for want of memory, and that Docker starts again, is seen: how
+// often, and which. With cgroup v1 Docker may miss the kill of the main process, so here it is a child.
+func TestKillsForWantOfMemoryAndRestartsAreSeen(t *testing.T) {
+	startHosts(t)
+	name := unique("hog")
+	image := docker(t, "inspect", "--format", "{{.Config.Image}}", containers(t, "prometheus")[0])
+	docker(t, "run", "-d", "--name", name, "--memory", "8m", "--memory-swap", "8m", "--network", "none", "--restart", "on-failure:1",
+		"--label", "com.docker.compose.project="+project.name, "--label", "com.docker.compose.service=hog", "--label", "com.docker.compose.oneoff=False",
+		"--entrypoint", "sh", image, "-c", `for i in 1 2; do sh -c 'a=0123456789; while :; do a=$a$a; done'; sleep 1; done; exit 1`)
+	t.Cleanup(func() { _, _ = dockerOut("rm", "-f", name) })
+	eventually(t, 90*time.Second, "two kills and a restart of the container", func() error {
+		kills, err := valuesOf(t, `container_oom_events_total{service="hog"}`)
+		if err != nil {
+			return err
+		}
+		restarts, err := valuesOf(t, `container_restarts_total{service="hog"}`)
+		if err == nil && (kills["hog"] < 2 || restarts["hog"] != 1) {
+			err = fmt.Errorf("%v kills, %v restarts", kills, restarts)
+		}
+		return err
+	})
+}
+
+// Who stops the profile wants no alert: the targets go with it, and come back.
+func TestTargetsOfHostsGoWhenTheyAreStopped(t *testing.T) {
+	startHosts(t)
+	targets := func(want int) {
+		t.Helper()
+		eventually(t, time.Minute, fmt.Sprintf("%d targets of the profile", want), func() error {
+			up, err := valuesOf(t, `count(up{job=~"containers|node-exporter"} == 1)`)
+			if err != nil {
+				return err
+			}
+			known, err := valuesOf(t, `prometheus_sd_discovered_targets{config="hosts", name="scrape"}`)
+			if err != nil {
+				return err
+			}
+			if up[""] != float64(want) || known[""] != float64(want) {
+				return fmt.Errorf("%v are up, %v are known", up, known)
+			}
+			return nil
+		})
+	}
+	targets(2)
+	compose(t, "--profile", "hosts", "stop", "containers", "node-exporter")
+	targets(0)
+	startHosts(t)
+	targets(2)
+}

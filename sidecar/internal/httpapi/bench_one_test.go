@@ -16,25 +16,35 @@ import (
 
 	"postamt/sidecar/internal/config"
 	"postamt/sidecar/internal/httpapi"
+	"postamt/sidecar/internal/trace"
 )
 
 // BenchmarkProduceOne is what one request with one record costs the process, from the connection
 // to the answer, with the server's timeouts as app sets them. "bare" is a handler that reads the
-// body and answers as long, which is what net/http and this benchmark's client take of it.
+// body and answers as long, which is what net/http and this benchmark's client take of it. "traced"
+// has a tracer with the default sampler, so that one request in a hundred has a span.
 func BenchmarkProduceOne(b *testing.B) {
 	cfg, err := config.Load(nil)
 	if err != nil {
 		b.Fatal(err)
 	}
 	log := slog.New(slog.NewJSONHandler(io.Discard, nil)) //nolint:sloglint // at its default level, which a producer's has, too
-	postamt := httpapi.New(b.Context(), httpapi.Parts{Topics: storing{}, Producer: storing{}},
-		httpapi.Options{Limits: cfg.Limits, RequestTimeout: cfg.RequestTimeout, ReadTimeout: cfg.ReadTimeout}, log, prometheus.NewRegistry())
+	options := httpapi.Options{Limits: cfg.Limits, RequestTimeout: cfg.RequestTimeout, ReadTimeout: cfg.ReadTimeout}
+	postamt := httpapi.New(b.Context(), httpapi.Parts{Topics: storing{}, Producer: storing{}}, options, log, prometheus.NewRegistry())
+	tracer, err := trace.New(trace.Options{
+		Endpoint: "http://127.0.0.1:9/v1/traces", Timeout: time.Second, Delay: time.Second, MaxQueue: 2048, Sampler: trace.Sampler{Name: cfg.Traces.Sampler, Ratio: 0.01},
+	}, log, prometheus.NewRegistry())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer tracer.Close(b.Context())
+	traced := httpapi.New(b.Context(), httpapi.Parts{Topics: storing{}, Producer: storing{}, Tracer: tracer}, options, log, prometheus.NewRegistry())
 	bare := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.ReadAll(r.Body)
 		w.Header().Set("Content-Type", "application/vnd.kafka.v2+json")
 		_, _ = w.Write([]byte(`{"offsets":[{"partition":0,"offset":0,"error_code":null,"error":null}],"key_schema_id":null,"value_schema_id":null}`))
 	})
-	for name, handler := range map[string]http.Handler{"postamt": postamt, "bare": bare} {
+	for name, handler := range map[string]http.Handler{"postamt": postamt, "traced": traced, "bare": bare} {
 		b.Run(name, func(b *testing.B) { benchmarkConnection(b, handler, cfg) })
 	}
 }

@@ -210,6 +210,15 @@ func TestAContainerThatGoesMeanwhileIsLeftOut(t *testing.T) {
 	}
 }
 
+func TestAContainerThatEndsMeanwhileHasNoFigures(t *testing.T) {
+	f := newEngine(t)
+	f.set("/containers/"+kafkaID+"/stats", "") // so Engine 20.10 answers
+	got := refresh(t, f.collector(Options{}))
+	if _, ok := got["container_memory_usage_bytes{kafka}"]; ok || got["container_info{kafka}"] != 1 || got["container_threads{containers}"] != 21 {
+		t.Errorf("there is %v; want of kafka that it exists, and figures of the others", got)
+	}
+}
+
 func TestALookThatFailsIsCountedAndTheLastOneGoesStale(t *testing.T) {
 	now := time.Now()
 	f := newEngine(t)

@@ -3,6 +3,7 @@ package containers
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -173,9 +174,12 @@ func (e *engine) inspect(ctx context.Context, id string) (in inspected, err erro
 	return in, err
 }
 
-// stats takes up to a second: Engine 20.10 answers when it next looks at all containers, newer ones at once.
+// stats are nil of a container that does not run any more. They take up to a second: Engine 20.10 answers when it next looks at all containers, newer ones at once.
 func (e *engine) stats(ctx context.Context, id string) (s *stats, err error) {
 	err = e.read(ctx, "/containers/"+id+"/stats", url.Values{"stream": {"false"}, "one-shot": {"true"}}, &s)
+	if errors.Is(err, io.EOF) { // an empty answer: the container has ended meanwhile
+		return nil, nil
+	}
 	return s, err
 }
 

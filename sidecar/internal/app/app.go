@@ -13,7 +13,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
 
 	"postamt/sidecar/internal/config"
@@ -50,9 +49,11 @@ type worker func(context.Context) error
 // flight end; background work ends; the producer gives what it holds; the clients close.
 // ready, if not nil, is told the two addresses once they are bound.
 func Run(ctx context.Context, role Role, cfg config.Config, log *slog.Logger, ready func(api, metrics net.Addr)) error {
-	reg := prometheus.NewRegistry()
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(role))
+	return run(ctx, role, cfg, log, prometheus.NewRegistry(), ready)
+}
 
+func run(ctx context.Context, role Role, cfg config.Config, log *slog.Logger, reg metricsRegistry, ready func(api, metrics net.Addr)) error {
+	registerProcess(reg, role)
 	var stopBy time.Time // set once serve has returned
 	tracer, err := newTracer(cfg.Traces, role, log, reg)
 	if err != nil {
@@ -202,7 +203,7 @@ func lagOf(c *lag.Collector, group string) (io.WriterTo, error) {
 }
 
 // serve returns by when the rest must have stopped, too.
-func serve(ctx context.Context, cfg config.Config, parts httpapi.Parts, workers []worker, delivering *deliveries, log *slog.Logger, reg *prometheus.Registry, more writeMetrics, ready func(api, metrics net.Addr)) (stopBy time.Time, err error) {
+func serve(ctx context.Context, cfg config.Config, parts httpapi.Parts, workers []worker, delivering *deliveries, log *slog.Logger, reg metricsRegistry, more writeMetrics, ready func(api, metrics net.Addr)) (stopBy time.Time, err error) {
 	stopBy = time.Now()
 	// Background work goes on until the last request has ended.
 	work, endWork := context.WithCancel(context.WithoutCancel(ctx))

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
 
 	"postamt/sidecar/internal/config"
@@ -21,9 +20,12 @@ import (
 // RunContainers serves metrics of the project's containers at METRICS_ADDRESS, and /health at
 // HTTP_ADDRESS, until ctx ends. It knows nothing of Kafka. ready, if not nil, is told the addresses.
 func RunContainers(ctx context.Context, cfg config.Config, log *slog.Logger, ready func(api, metrics net.Addr)) error {
+	return runContainers(ctx, cfg, log, prometheus.NewRegistry(), ready)
+}
+
+func runContainers(ctx context.Context, cfg config.Config, log *slog.Logger, reg metricsRegistry, ready func(api, metrics net.Addr)) error {
 	const role Role = "containers"
-	reg := prometheus.NewRegistry()
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(role))
+	registerProcess(reg, role)
 	options := containers.Options{
 		Engine: cfg.Containers.Engine, Project: cfg.Containers.Project, Interval: cfg.Containers.Interval,
 		Max: cfg.Limits.Containers, Targets: cfg.Containers.Targets, Log: log,

@@ -9,15 +9,27 @@ import (
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/common/expfmt"
 )
+
+// metricsRegistry is where the parts of a role register their metrics, and a scrape finds them.
+type metricsRegistry interface {
+	prometheus.Registerer
+	prometheus.Gatherer
+}
+
+// registerProcess registers what every role has.
+func registerProcess(reg prometheus.Registerer, role Role) {
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(role))
+}
 
 // writeMetrics writes whole families of gauges as text.
 type writeMetrics func(io.Writer) error
 
 // metricsHandler answers with what is registered, and with more, if not nil, that is not.
-func metricsHandler(reg *prometheus.Registry, more writeMetrics) http.Handler {
+func metricsHandler(reg metricsRegistry, more writeMetrics) http.Handler {
 	if more == nil {
 		return promhttp.HandlerFor(reg, promhttp.HandlerOpts{Registry: reg, EnableOpenMetrics: true})
 	}
@@ -57,7 +69,7 @@ func metricsHandler(reg *prometheus.Registry, more writeMetrics) http.Handler {
 
 // debugHandler serves what never goes through the proxy. It takes no POST: deliveries, which are
 // POSTs to wherever a client says, reach the network that other replicas listen in.
-func debugHandler(reg *prometheus.Registry, more writeMetrics) http.Handler {
+func debugHandler(reg metricsRegistry, more writeMetrics) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", metricsHandler(reg, more))
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"path"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -57,7 +58,7 @@ func newMetrics(reg prometheus.Registerer, parts Parts) *metrics {
 			Name: "postamt_http_requests_in_flight", Help: "Requests that are being answered.",
 		}),
 		errors: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "postamt_http_errors_total", Help: "Requests that were answered with an error, by its kind.",
+			Name: "postamt_http_errors_total", Help: "Requests that were answered with an error, by its kind: " + kinds() + ".",
 		}, []string{"kind"}),
 		streams: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "postamt_streams", Help: "Open streams of this replica, of records that come in, too, and reads without a group: what MAX_STREAMS limits.",
@@ -93,6 +94,16 @@ func newMetrics(reg prometheus.Registerer, parts Parts) *metrics {
 		}, func() float64 { return float64(parts.Sessions.Len()) }))
 	}
 	return m
+}
+
+// kinds lists the kinds of errors that there are.
+func kinds() string {
+	var names []string
+	for kind := range statusOf {
+		names = append(names, string(kind))
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
 }
 
 // seriesKey holds what requests are counted by. All of it comes from closed sets.

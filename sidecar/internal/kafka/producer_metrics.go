@@ -109,7 +109,7 @@ type librdkafka struct{ m *producerMetrics }
 
 var (
 	descQueuedRecords = prometheus.NewDesc("postamt_librdkafka_queued_records", "Records that wait in librdkafka for their acknowledgement. client: quick, batching.", []string{"client"}, nil)
-	descQueuedBytes   = prometheus.NewDesc("postamt_librdkafka_queued_bytes", "Bytes of those records.", []string{"client"}, nil)
+	descQueuedBytes   = prometheus.NewDesc("postamt_librdkafka_queued_bytes", "Bytes of the records that wait in librdkafka for their acknowledgement.", []string{"client"}, nil)
 	descTxBytes       = brokerDesc("tx_bytes_total", "Bytes sent to the broker.")
 	descRxBytes       = brokerDesc("rx_bytes_total", "Bytes received from the broker.")
 	descTxErrors      = brokerDesc("tx_errors_total", "Requests that could not be sent.")

@@ -136,18 +136,20 @@ func TestTargetsOfHostsGoWhenTheyAreStopped(t *testing.T) {
 	targets := func(want int) {
 		t.Helper()
 		eventually(t, time.Minute, fmt.Sprintf("%d targets of the profile", want), func() error {
-			up, err := valuesOf(t, `count(up{job=~"containers|node-exporter"} == 1)`)
-			if err != nil {
-				return err
+			var in struct {
+				Active []struct{ ScrapePool, ScrapeURL string } `json:"activeTargets"`
 			}
-			known, err := valuesOf(t, `prometheus_sd_discovered_targets{config="hosts", name="scrape"}`)
-			if err != nil {
-				return err
+			err := prometheus(t, "targets", nil, &in)
+			var known []string
+			for _, target := range in.Active {
+				if target.ScrapePool == "hosts" {
+					known = append(known, target.ScrapeURL)
+				}
 			}
-			if up[""] != float64(want) || known[""] != float64(want) {
-				return fmt.Errorf("%v are up, %v are known", up, known)
+			if err == nil && len(known) != want {
+				err = fmt.Errorf("Prometheus knows %v", known)
 			}
-			return nil
+			return err
 		})
 	}
 	targets(2)

@@ -107,7 +107,7 @@ func (b board) panels() ([]any, error) {
 func annotations() []any {
 	// A sidecar's start names the version that began.
 	const starts = `1000 * max by (job, instance, version) (
-    process_start_time_seconds{job=~"producer|consumer|monitor"} * on (job, instance) group_left (version) postamt_build_info
+    process_start_time_seconds{job=~"producer|consumer|monitor|containers"} * on (job, instance) group_left (version) postamt_build_info
   or
     process_start_time_seconds{job=~"kafka|traefik|prometheus|alertmanager"}
 )`

@@ -91,12 +91,15 @@ var kafkaBrokers = board{
 		}},
 		{"Are the replicas in sync?", []*panel{
 			lines("Which brokers lack replicas?", "Partitions led by the broker with fewer replicas in sync than they should have. Alert: KafkaUnderReplicatedPartitions.", "none",
-				q(`max by (instance) (kafka_server_replicamanager_underreplicatedpartitions{instance=~"$instance"})`, "{{instance}}")).limits(zero("orange")),
+				q(`max by (instance) (kafka_server_replicamanager_underreplicatedpartitions{instance=~"$instance"})`, "{{instance}}")).size(6, 8).limits(zero("orange")),
 			lines("Do replicas leave and come back?", "Changes of in-sync replicas a second. Leaving again and again means a slow disk or network. Alert: KafkaIsrShrinking.", "ops",
 				q(`sum by (instance) (rate(kafka_server_replicamanager_isrshrinks_total{instance=~"$instance"}[$__rate_interval]))`, "{{instance}} left"),
-				q(`sum by (instance) (rate(kafka_server_replicamanager_isrexpands_total{instance=~"$instance"}[$__rate_interval]))`, "{{instance}} came back")),
+				q(`sum by (instance) (rate(kafka_server_replicamanager_isrexpands_total{instance=~"$instance"}[$__rate_interval]))`, "{{instance}} came back")).size(6, 8),
 			lines("How far is the slowest replica behind?", "Records that a broker's slowest replica is behind its leader. Alert: KafkaReplicaLagHigh.", "short",
-				q(`max by (instance) (kafka_server_replicafetchermanager_maxlag{instance=~"$instance"})`, "{{instance}}")).limits(steps("green", step{10000, "orange"})),
+				q(`max by (instance) (kafka_server_replicafetchermanager_maxlag{instance=~"$instance"})`, "{{instance}}")).size(6, 8).limits(steps("green", step{10000, "orange"})),
+			lines("How many partitions move, or cannot?", "Partitions that a reassignment moves, and those whose fetcher gave up after an error.", "none",
+				q(`sum by (instance) (kafka_server_replicamanager_reassigningpartitions{instance=~"$instance"})`, "{{instance}} move"),
+				q(`sum by (instance) (kafka_server_replicafetchermanager_failedpartitionscount{instance=~"$instance"})`, "{{instance}} gave up")).size(6, 8),
 		}},
 		{"Does the disk keep up?", []*panel{
 			lines("How long do flushes take?", "99 % of the flushes to disk take no longer. Alert: KafkaLogFlushSlow.", "ms",

@@ -3,9 +3,11 @@
 package stacktest
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -225,6 +227,38 @@ func TestEveryAlertHasARunbookAndTests(t *testing.T) {
 		if !alerts[name] {
 			t.Errorf("prometheus/tests tests %s, which no rule has", name)
 		}
+	}
+	checkInhibitions(t, alerts)
+}
+
+// checkInhibitions finds names of alerts in prometheus/alertmanager.yml that no rule has (any more).
+func checkInhibitions(t *testing.T, alerts map[string]bool) {
+	t.Helper()
+	checked := 0
+	each(t, "prometheus/alertmanager.yml", func(file string, in struct {
+		Inhibit []struct {
+			Sources []string `yaml:"source_matchers"`
+			Targets []string `yaml:"target_matchers"`
+		} `yaml:"inhibit_rules"`
+	}) {
+		for _, rule := range in.Inhibit {
+			for _, m := range slices.Concat(rule.Sources, rule.Targets) {
+				names, ok := strings.CutPrefix(m, "alertname ")
+				if !ok {
+					continue
+				}
+				for name := range strings.SplitSeq(strings.Trim(names, `=~ "`), "|") {
+					fits := regexp.MustCompile("^(?:" + name + ")$")
+					checked++
+					if !slices.ContainsFunc(slices.Collect(maps.Keys(alerts)), fits.MatchString) {
+						t.Errorf("%s: %s: no alert is called %s", file, m, name)
+					}
+				}
+			}
+		}
+	})
+	if checked < 20 {
+		t.Errorf("only %d names of alerts were found in the inhibitions", checked)
 	}
 }
 

@@ -93,7 +93,7 @@ func writeClockReaders(t *testing.T, container, pid string, code func(c clockRea
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer memory.Close()
+	defer func() { _ = memory.Close() }()
 	image := make([]byte, to-from)
 	if _, err := io.ReadFull(io.NewSectionReader(memory, from, to-from), image); err != nil {
 		t.Fatal(err)

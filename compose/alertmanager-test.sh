@@ -58,11 +58,14 @@ makes $mail
 has 2 "to: 'a@example.org,b@example.org'"
 has 0 smtp_auth
 has 1 'smtp_require_tls: true'
+# shellcheck disable=SC2086
+makes $mail ALERT_SMTP_TLS=false
+has 1 'smtp_require_tls: false'
 
 printf 'https://secret.example.org/a%%2Fb\n' >$SECRETS/webhook_url # as an editor leaves it
 printf 'pass: "word'\''\n' >$SECRETS/smtp_password
 # shellcheck disable=SC2086
-makes $mail ALERT_SMTP_USER=postamt ALERT_SMTP_TLS=false ALERT_CRITICAL_WEBHOOK_URL=http://pager/ \
+makes $mail ALERT_SMTP_HOST=mail.example.org:465 ALERT_SMTP_USER=postamt ALERT_CRITICAL_WEBHOOK_URL=http://pager/ \
   ALERT_WATCHDOG_URL=http://watchdog/ ALERT_REPEAT_CRITICAL=10m ALERT_REPEAT_WARNING=1d12h
 has 2 "url: 'https://secret.example.org/a%2Fb'"
 has 1 "smtp_auth_password: 'pass: \"word'''"
@@ -84,6 +87,9 @@ refuses "ALERT_MAIL_FROM is empty" ALERT_MAIL_TO=a@example.org ALERT_SMTP_HOST=m
 refuses "ALERT_MAIL_TO is empty" ALERT_SMTP_HOST=mail.example.org:587
 # shellcheck disable=SC2086
 refuses "its password belongs into secrets/alertmanager/smtp_password" $mail ALERT_SMTP_USER=postamt
+mkdir $SECRETS && echo pass >$SECRETS/smtp_password
+# shellcheck disable=SC2086
+refuses "sends no password without TLS" $mail ALERT_SMTP_USER=postamt ALERT_SMTP_TLS=false
 # shellcheck disable=SC2086
 refuses "ALERT_SMTP_TLS is 'yes'; it must be true or false" $mail ALERT_SMTP_TLS=yes
 exit $status

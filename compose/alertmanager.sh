@@ -66,8 +66,10 @@ configuration() {
   fi
   sed -e "s/ALERT_REPEAT_CRITICAL/$ALERT_REPEAT_CRITICAL/" -e "s/ALERT_REPEAT_WARNING/$ALERT_REPEAT_WARNING/" "$base"
   if [ -n "$ALERT_MAIL_TO" ]; then
+    # On 465 TLS is there from the first byte, and what is required would be STARTTLS.
+    case $ALERT_SMTP_HOST in *:465) starttls=false ;; *) starttls=$ALERT_SMTP_TLS ;; esac
     printf '\nglobal:\n  smtp_smarthost: %s\n  smtp_from: %s\n  smtp_require_tls: %s\n' \
-      "$(quoted "$ALERT_SMTP_HOST")" "$(quoted "$ALERT_MAIL_FROM")" "$ALERT_SMTP_TLS"
+      "$(quoted "$ALERT_SMTP_HOST")" "$(quoted "$ALERT_MAIL_FROM")" "$starttls"
     # Not by its _file option: before 0.27 a newline at the file's end would be part of the password.
     [ -z "$ALERT_SMTP_USER" ] || printf '  smtp_auth_username: %s\n  smtp_auth_password: %s\n' \
       "$(quoted "$ALERT_SMTP_USER")" "$(quoted "$password")"
@@ -94,8 +96,9 @@ if [ -n "$ALERT_MAIL_TO" ]; then
   [ -n "$ALERT_MAIL_FROM" ] || wrong "ALERT_MAIL_FROM is empty; mail needs a sender, such as postamt@example.org"
   [ -z "$ALERT_SMTP_USER" ] || [ -n "$password" ] || [ -n "$bad" ] ||
     wrong "ALERT_SMTP_USER is set; its password belongs into secrets/alertmanager/smtp_password"
-  case $ALERT_SMTP_TLS in
-  true | false) ;;
+  case $ALERT_SMTP_TLS${ALERT_SMTP_USER:+user} in
+  true | trueuser | false) ;;
+  falseuser) wrong "ALERT_SMTP_TLS is false and ALERT_SMTP_USER is set; Alertmanager sends no password without TLS: set it to true, or leave ALERT_SMTP_USER empty" ;;
   *) wrong "ALERT_SMTP_TLS is '$ALERT_SMTP_TLS'; it must be true or false" ;;
   esac
 elif [ -n "$ALERT_SMTP_HOST$ALERT_MAIL_FROM$ALERT_SMTP_USER" ]; then

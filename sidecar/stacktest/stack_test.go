@@ -299,7 +299,7 @@ func traefikService(name string) (s service, err error) {
 // awaitServers waits until Traefik sends to n servers of a service and all of them are UP.
 func awaitServers(t *testing.T, name string, n int) {
 	t.Helper()
-	if err := serversUp(name, n, time.Minute); err != nil {
+	if err := serversUp(name, n, 3*time.Minute); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -335,7 +335,7 @@ func containers(t *testing.T, name string) []string {
 func scale(t *testing.T, name string, n int) []string {
 	t.Helper()
 	if len(containers(t, name)) != n {
-		compose(t, "up", "-d", "--wait", "--no-deps", "--no-recreate", "--scale", name+"="+strconv.Itoa(n), name)
+		compose(t, "up", "-d", "--no-deps", "--no-recreate", "--scale", name+"="+strconv.Itoa(n), name)
 	}
 	awaitServers(t, name, n)
 	return containers(t, name)

@@ -39,12 +39,8 @@ func metricsHandler(reg metricsRegistry, more writeMetrics) http.Handler {
 			http.Error(w, "gather metrics: "+err.Error(), http.StatusInternalServerError)
 			return
 		}
-		format := expfmt.NegotiateIncludingOpenMetrics(r.Header)
-		if format.FormatType() == expfmt.TypeOpenMetrics {
-			format = expfmt.NewFormat(expfmt.TypeOpenMetrics)
-		} else { // the others are protobuf, which more cannot be
-			format = expfmt.NewFormat(expfmt.TypeTextPlain)
-		}
+		// The other formats are protobuf, which more cannot be.
+		format := expfmt.NegotiateAccept(r.Header, expfmt.NewFormat(expfmt.TypeOpenMetrics), expfmt.NewFormat(expfmt.TypeTextPlain))
 		w.Header().Set("Content-Type", string(format))
 		out, end := io.Writer(w), func() error { return nil }
 		if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {

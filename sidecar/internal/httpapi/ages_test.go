@@ -17,7 +17,7 @@ func agesBeside() (*handed, prometheus.Histogram) {
 	for _, b := range ageBounds {
 		bounds = append(bounds, b.Seconds())
 	}
-	return newHanded("session", "records_total", "Records."), prometheus.NewHistogram(prometheus.HistogramOpts{Name: "reference", Buckets: bounds})
+	return newHanded("session", "records_total", "Records."), prometheus.NewHistogram(prometheus.HistogramOpts{Name: "reference_seconds", Help: "The same ages.", Buckets: bounds})
 }
 
 // Batches are counted as each record by itself would be; what is from the future is 0 s old.

@@ -242,7 +242,7 @@ func (c *Collector) compute(cluster event.ClusterState, groups []event.GroupStat
 				continue
 			}
 			group.Topics = append(group.Topics, t)
-			group.behind.add(t.behind)
+			group.add(t.behind)
 		}
 		s.Groups = append(s.Groups, group)
 	}
@@ -280,7 +280,7 @@ func (c *Collector) topic(g event.GroupState, name string, now time.Time, doubtf
 			has[o.Partition] = true
 			c.measure(&p, name, state, now, doubtful)
 		}
-		t.behind.add(p.behind)
+		t.add(p.behind)
 		t.Partitions = append(t.Partitions, p)
 	}
 	for n := range has {

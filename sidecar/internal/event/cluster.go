@@ -2,8 +2,9 @@ package event
 
 // ClusterState is one look at a cluster's metadata.
 type ClusterState struct {
-	Brokers []int32      // ids of the brokers that are up
-	Topics  []TopicState // every topic, Kafka's own among them, in order of the name
+	Brokers   []int32          // ids of the brokers that are up
+	Addresses map[int32]string // of the brokers, as they tell their clients: host:port
+	Topics    []TopicState     // every topic, Kafka's own among them, in order of the name
 }
 
 // TopicState is a topic as it is. Two topics of one name that lived one after the other

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"strconv"
 	"time"
@@ -44,9 +45,10 @@ func (a *Admin) Cluster(ctx context.Context) (event.ClusterState, error) {
 	if err != nil {
 		return event.ClusterState{}, wrap("kafka.Cluster", err)
 	}
-	state := event.ClusterState{Topics: make([]event.TopicState, 0, len(resp.Topics))}
+	state := event.ClusterState{Addresses: make(map[int32]string), Topics: make([]event.TopicState, 0, len(resp.Topics))}
 	for _, b := range resp.Brokers {
 		state.Brokers = append(state.Brokers, b.NodeID)
+		state.Addresses[b.NodeID] = net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))
 	}
 	slices.Sort(state.Brokers)
 	for _, t := range resp.Topics {

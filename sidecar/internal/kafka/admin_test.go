@@ -123,7 +123,7 @@ func TestAdminReadsGroupsOfEveryProtocol(t *testing.T) {
 }
 
 func TestAdminReadsOffsets(t *testing.T) {
-	admin, client, _ := adminFor(t, kfake.NumBrokers(3), kfake.SeedTopics(3, "a"))
+	admin, client, cluster := adminFor(t, kfake.NumBrokers(3), kfake.SeedTopics(3, "a"))
 	now := time.Now()
 	produceAt(t, client, "a", 0, now, now, now, now)
 	produceAt(t, client, "a", 1, now)
@@ -136,7 +136,7 @@ func TestAdminReadsOffsets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(state.Brokers) != 3 || len(state.Topics) != 1 || len(state.Topics[0].Partitions) != 3 || state.Topics[0].ID == [16]byte{} {
+	if len(state.Brokers) != 3 || len(state.Addresses) != 3 || !slices.Contains(cluster.ListenAddrs(), state.Addresses[state.Brokers[0]]) || len(state.Topics) != 1 || len(state.Topics[0].Partitions) != 3 || state.Topics[0].ID == [16]byte{} {
 		t.Errorf("the cluster is %+v", state)
 	}
 	leaderless := event.TopicState{Topic: event.Topic{Name: "b", Partitions: []event.Partition{{Leader: -1}}}}

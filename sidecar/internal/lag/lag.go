@@ -228,7 +228,7 @@ func (c *Collector) observe(cluster event.ClusterState, offsets map[string][]eve
 // compute makes a snapshot of what is known. doubtful are the oldest unread records whose
 // time is not known well: at most one of each partition, the first.
 func (c *Collector) compute(cluster event.ClusterState, groups []event.GroupState, now time.Time) (s *Snapshot, doubtful map[event.TopicPartition]int64) {
-	s = &Snapshot{CollectedAt: now, Groups: make([]Group, 0, len(groups)), brokers: len(cluster.Brokers)}
+	s = &Snapshot{CollectedAt: now, Groups: make([]Group, 0, len(groups)), brokers: cluster.Brokers, addresses: cluster.Addresses}
 	for _, t := range cluster.Topics {
 		// The histories go on changing; a snapshot does not.
 		s.topics = append(s.topics, topicState{TopicState: t, offsets: c.logs[t.Name].offsets})

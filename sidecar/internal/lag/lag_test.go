@@ -31,7 +31,7 @@ type fakeKafka struct {
 func (f *fakeKafka) Groups(context.Context) ([]event.GroupState, error) { return f.groups, f.groupsErr }
 
 func (f *fakeKafka) Cluster(context.Context) (event.ClusterState, error) {
-	return event.ClusterState{Brokers: []int32{1, 2}, Topics: slices.Clone(f.topics)}, f.clusterErr
+	return event.ClusterState{Brokers: []int32{1, 2}, Addresses: map[int32]string{1: "a:9092", 2: "b:9092"}, Topics: slices.Clone(f.topics)}, f.clusterErr
 }
 
 func (f *fakeKafka) Offsets(_ context.Context, topics []event.TopicState) (map[string][]event.OffsetRange, error) {

@@ -20,7 +20,13 @@ type family struct {
 // The names and labels are kafka_exporter's, so that dashboards made for it work, but for
 // lag_seconds, state and uncommitted_partitions, which it does not have.
 var families = []family{
-	{"kafka_brokers", "Brokers that are up.", nil, func(w *writer, s *Snapshot) { w.sample(float64(s.brokers)) }},
+	{"kafka_brokers", "Brokers that are up.", nil, func(w *writer, s *Snapshot) { w.sample(float64(len(s.brokers))) }},
+	{"kafka_broker_info", "Always 1; the labels say which brokers are up, and where.", []string{"id", "address"}, func(w *writer, s *Snapshot) {
+		for _, id := range s.brokers {
+			w.of("id", strconv.Itoa(int(id)), "address", s.addresses[id])
+			w.sample(1)
+		}
+	}},
 
 	ofTopics("kafka_topic_partitions", "Partitions of the topic.", func(w *writer, t topicState) { w.sample(float64(len(t.Partitions))) }, "topic"),
 	ofTopics("kafka_topic_partition_current_offset", "Offset that the partition's next record will have (high watermark).", func(w *writer, t topicState) {

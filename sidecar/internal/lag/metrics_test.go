@@ -76,6 +76,8 @@ func TestMetrics(t *testing.T) {
 	}
 	look(t, c, clock, 0)
 	want := []string{
+		"kafka_broker_info{address=a:9092,id=1} 1",
+		"kafka_broker_info{address=b:9092,id=2} 1",
 		"kafka_brokers{} 2",
 		"kafka_consumergroup_current_offset{consumergroup=shop,partition=0,topic=a} 4",
 		"kafka_consumergroup_current_offset_sum{consumergroup=shop,topic=a} 4",

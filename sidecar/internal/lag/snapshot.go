@@ -16,8 +16,9 @@ type Snapshot struct {
 	AgeMS       int64     `json:"age_ms"` // when it was asked for
 	Groups      []Group   `json:"groups"` // in order of the name
 
-	brokers int
-	topics  []topicState
+	brokers   []int32
+	addresses map[int32]string
+	topics    []topicState
 }
 
 // behind is a lag. That of a whole is the sum of the records of its parts and the largest of

@@ -79,6 +79,11 @@ refuses "ALERT_WEBHOOK_URL, in secrets/alertmanager/webhook_url, is no URL; it m
 ! grep -q secret-without-scheme /tmp/said || fail "what is secret is shown: $(cat /tmp/said)"
 rm -r $SECRETS
 
+# A configuration of one's own is not touched.
+printf 'route: { receiver: ALERT_REPEAT_WARNING }\nreceivers:\n  - name: ALERT_REPEAT_WARNING\n' >/tmp/own
+makes BASE=/tmp/own ALERT_WEBHOOK_URL=http://example.org/
+cmp /tmp/own /tmp/made || fail "$what: $(cat /tmp/made)"
+
 refuses "ALERT_WATCHDOG_URL is no URL; it must begin with http:// or https://" ALERT_WATCHDOG_URL=example.org
 refuses "ALERT_REPEAT_CRITICAL is 'often'; it must be a duration such as 1h" ALERT_REPEAT_CRITICAL=often
 refuses "ALERT_REPEAT_WARNING is '12'; it must be a duration such as 12h" ALERT_REPEAT_WARNING=12

@@ -6,7 +6,7 @@
 set -eu
 umask 077 # the configuration has URLs and the password in it
 
-base=/etc/alertmanager/alertmanager.yml
+base=${BASE:-/etc/alertmanager/alertmanager.yml}
 secrets=${SECRETS:-/run/secrets}
 bad=
 

@@ -77,6 +77,9 @@ refuses "both ALERT_WEBHOOK_URL and secrets/alertmanager/webhook_url are there" 
 echo secret-without-scheme >$SECRETS/webhook_url
 refuses "ALERT_WEBHOOK_URL, in secrets/alertmanager/webhook_url, is no URL; it must begin with http:// or https://" A=
 ! grep -q secret-without-scheme /tmp/said || fail "what is secret is shown: $(cat /tmp/said)"
+chmod 000 $SECRETS
+refuses "secrets/alertmanager (ALERT_SECRETS) cannot be read: chmod 755 it" A=
+chmod 700 $SECRETS
 rm -r $SECRETS
 
 # A configuration of one's own is not touched.
@@ -87,6 +90,9 @@ cmp /tmp/own /tmp/made || fail "$what: $(cat /tmp/made)"
 refuses "ALERT_WATCHDOG_URL is no URL; it must begin with http:// or https://" ALERT_WATCHDOG_URL=example.org
 refuses "ALERT_REPEAT_CRITICAL is 'often'; it must be a duration such as 1h" ALERT_REPEAT_CRITICAL=often
 refuses "ALERT_REPEAT_WARNING is '12'; it must be a duration such as 12h" ALERT_REPEAT_WARNING=12
+for wrong in 0s 1hh 1m1h 1h30 -1h; do
+  refuses "ALERT_REPEAT_WARNING is '$wrong'; it must be a duration such as 12h" ALERT_REPEAT_WARNING=$wrong
+done
 refuses "it must be a mail server with its port" ALERT_MAIL_TO=a@example.org ALERT_MAIL_FROM=p@example.org ALERT_SMTP_HOST=mail.example.org
 refuses "ALERT_MAIL_FROM is empty" ALERT_MAIL_TO=a@example.org ALERT_SMTP_HOST=mail.example.org:587
 refuses "ALERT_MAIL_TO is empty" ALERT_SMTP_HOST=mail.example.org:587

@@ -42,9 +42,9 @@ url() {
 # duration VARIABLE DEFAULT
 duration() {
   eval "$1=\${$1:-$2} value=\${$1:-$2}"
-  case $value in
-  *[!0-9smhdw]* | *[!smhdw] | [!0-9]*) wrong "$1 is '$value'; it must be a duration such as $2" ;;
-  esac
+  if ! printf %s "$value" | grep -xE '([0-9]+w)?([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?' | grep -q '[1-9]'; then
+    wrong "$1 is '$value'; it must be a duration such as $2"
+  fi
 }
 
 webhook() {
@@ -81,6 +81,9 @@ configuration() {
   receiver critical "$ALERT_WEBHOOK_URL" "$ALERT_CRITICAL_WEBHOOK_URL"
 }
 
+if [ -d "$secrets" ] && ! { [ -r "$secrets" ] && [ -x "$secrets" ]; }; then
+  wrong "secrets/alertmanager (ALERT_SECRETS) cannot be read: chmod 755 it"
+fi
 url ALERT_WEBHOOK_URL webhook_url
 url ALERT_CRITICAL_WEBHOOK_URL critical_webhook_url
 url ALERT_WATCHDOG_URL watchdog_url

@@ -90,7 +90,8 @@ func TestContainersAreSeenAsDockerSeesThem(t *testing.T) {
 	if others, err := valuesOf(t, `count(container_info{project!="`+project.name+`"})`); err != nil || len(others) != 0 {
 		t.Errorf("containers of other projects are seen: %v, %v", others, err)
 	}
-	// The figures cost little: 24 series a container, and 200 of the machine with 2 processors.
+	// The figures cost little: 24 series a container, two more for each further network, and 200 of the machine
+	// with 2 processors.
 	if series, err := valuesOf(t, `count({job=~"containers|node-exporter"})`); err != nil || series[""] > 1000 {
 		t.Errorf("both jobs have %v series, %v; want 1,000 at most", series, err)
 	}
@@ -157,4 +158,18 @@ func TestTargetsOfHostsGoWhenTheyAreStopped(t *testing.T) {
 	targets(0)
 	startHosts(t)
 	targets(2)
+}
+
+// The socket proxy has 64 connections. A question that is given up, as to a container that hangs, takes
+// none of them along: Traefik would soon be without an engine, too.
+func TestQuestionsThatAreGivenUpLeaveTheSocketProxy(t *testing.T) {
+	const giveUp = `
+		for round in 1 2 3 4 5 6 7; do
+			for n in 1 2 3 4 5 6 7 8 9 10; do wget -qO /dev/null http://127.0.0.1:2375/events & pids="$pids $!"; done
+			sleep 0.3; kill $pids; wait; pids=
+		done 2>/dev/null
+		exec timeout 10 wget -qO - http://127.0.0.1:2375/_ping`
+	if got := dockerIn(t, giveUp, "exec", "-i", containers(t, "socket-proxy")[0], "sh", "-s"); got != "OK" {
+		t.Errorf("after 70 questions that were given up the proxy answers %q, want OK", got)
+	}
 }

@@ -2,6 +2,11 @@ package main
 
 var containerVariable = variable{name: "container", label: "Service", about: "Services whose containers to show.", values: `label_values(container_info, service)`}
 
+// onNetworks adds up a container's interfaces.
+func onNetworks(metric string) string {
+	return `sum by (service, name) (rate(` + metric + `{service=~"$container"}[$__rate_interval]))`
+}
+
 // ofContainer keeps the labels that rows of the table have in common.
 func ofContainer(expr string) string { return `max by (service, name) (` + expr + `)` }
 
@@ -32,8 +37,8 @@ var hosts = board{
 				column{name: "Memory", unit: "bytes", expr: ofContainer(`container_memory_working_set_bytes{service=~"$container"}`)},
 				column{name: "Held of limit", unit: "percentunit", levels: upTo(0.8, 0.9), expr: ofContainer(`name_service:container_memory_held_per_limit:ratio{service=~"$container"}`)},
 				column{name: "Threads", unit: "none", expr: ofContainer(`container_threads{service=~"$container"}`)},
-				column{name: "Received", unit: "Bps", expr: ofContainer(`rate(container_network_receive_bytes_total{service=~"$container"}[$__rate_interval])`)},
-				column{name: "Sent", unit: "Bps", expr: ofContainer(`rate(container_network_transmit_bytes_total{service=~"$container"}[$__rate_interval])`)},
+				column{name: "Received", unit: "Bps", expr: onNetworks("container_network_receive_bytes_total")},
+				column{name: "Sent", unit: "Bps", expr: onNetworks("container_network_transmit_bytes_total")},
 				column{name: "Restarts in a day", unit: "none", levels: zero("orange"), expr: ofContainer(`ceil(increase(container_restarts_total{service=~"$container"}[1d]))`)},
 				column{name: "OOM kills in a day", unit: "none", levels: zero("red"), expr: ofContainer(`ceil(increase(container_oom_events_total{service=~"$container"}[1d]))`)},
 			).sorted("Memory"),

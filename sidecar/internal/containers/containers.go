@@ -22,7 +22,13 @@ import (
 
 const (
 	missedRounds = 3 // until metrics are stale
-	atOnce       = 16
+
+	// atOnce leaves of the proxy's 64 connections (compose/haproxy.cfg) some to Traefik. Engine 20.10
+	// answers for all of them when the next second begins, so that this many take a second.
+	atOnce = 48
+
+	listTimeout = 15 * time.Second
+	oneTimeout  = 10 * time.Second // for what is asked of one container
 )
 
 // Options say what to ask and how often.
@@ -81,7 +87,7 @@ func New(o Options) *Collector {
 // Check fails when Docker Engine does not answer.
 func (c *Collector) Check(ctx context.Context) error { return c.engine.ping(ctx) }
 
-// Run looks at once and then every interval, and follows OOM kills meanwhile, until ctx is canceled;
+// Run looks at once and then every interval (one after the other where a look takes longer), and follows OOM kills meanwhile, until ctx is canceled;
 // then it returns nil. A look that fails is logged and counted, and never stops the loop.
 func (c *Collector) Run(ctx context.Context) error {
 	var both errgroup.Group
@@ -104,12 +110,12 @@ func (c *Collector) Run(ctx context.Context) error {
 	return both.Wait()
 }
 
-// Refresh looks once, within one interval. After an error the last look stays, until it is stale.
+// Refresh looks once. It has no deadline of its own: each question to the engine has one, so that many
+// containers only take longer. Containers of which the engine does not tell are left out, and the error
+// says so; where it tells of none at all, the last look stays, until it is stale.
 func (c *Collector) Refresh(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, c.Interval)
-	defer cancel()
 	start := c.Now()
-	list, err := c.engine.list(ctx, c.Project)
+	list, err := c.list(ctx)
 	var found []container
 	leftOut := 0
 	if err == nil {
@@ -140,31 +146,54 @@ func (c *Collector) Refresh(ctx context.Context) error {
 	return err
 }
 
-// look asks for each container, some at once. One that has gone meanwhile is left out. After another
-// error there are no results: half of the containers would look as if the others had gone.
+func (c *Collector) list(ctx context.Context) ([]listed, error) {
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	return c.engine.list(ctx, c.Project)
+}
+
+// look asks for each container, some at once. One that has gone meanwhile is left out, and so is one of
+// which the engine does not tell, with an error. There are no results where it does not tell of any, or
+// when ctx ends: the containers would look as if they had gone.
 func (c *Collector) look(ctx context.Context, list []listed) ([]container, error) {
-	found := make([]container, len(list))
-	group, ctx := errgroup.WithContext(ctx)
+	found, failed := make([]container, len(list)), make([]error, len(list))
+	var group errgroup.Group
 	group.SetLimit(atOnce)
 	for i, l := range list {
 		group.Go(func() error {
-			one := container{id: l.ID, name: nameOf(l), service: l.Labels[serviceLabel], image: l.Image}
-			var err error
-			if one.inspected, err = c.engine.inspect(ctx, l.ID); err == nil && one.State.Running {
-				one.stats, err = c.engine.stats(ctx, l.ID)
-			}
-			if err == nil {
+			one, err := c.ask(ctx, l)
+			if gone := (goneError{}); err == nil {
 				found[i] = one
-			} else if gone := (goneError{}); errors.As(err, &gone) {
-				err = nil
+			} else if !errors.As(err, &gone) {
+				failed[i] = fmt.Errorf("%s: %w", nameOf(l), err)
 			}
-			return err
+			return nil
 		})
 	}
-	if err := group.Wait(); err != nil {
-		return nil, err
+	_ = group.Wait()
+	found = slices.DeleteFunc(found, func(one container) bool { return one.id == "" })
+	failed = slices.DeleteFunc(failed, func(err error) bool { return err == nil })
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case len(failed) == 0:
+		return found, nil
+	case len(found) == 0:
+		found = nil
 	}
-	return slices.DeleteFunc(found, func(one container) bool { return one.id == "" }), nil
+	return found, fmt.Errorf("the engine does not tell of %d of %d containers, such as %w", len(failed), len(list), failed[0])
+}
+
+// ask asks for one container.
+func (c *Collector) ask(ctx context.Context, l listed) (one container, err error) {
+	ctx, cancel := context.WithTimeout(ctx, oneTimeout)
+	defer cancel()
+	one = container{id: l.ID, name: nameOf(l), service: l.Labels[serviceLabel], image: l.Image}
+	if one.inspected, err = c.engine.inspect(ctx, l.ID); err == nil && one.State.Running {
+		one.stats, err = c.engine.stats(ctx, l.ID)
+		one.State.Running = one.stats != nil
+	}
+	return one, err
 }
 
 // nameOf is the container's own name: a linked one has others, with a slash in the middle.

@@ -100,7 +100,7 @@ func (f *fakeEngine) collector(o Options) *Collector {
 	return New(o)
 }
 
-// samples are what a scrape would get, as name{service}: value.
+// samples are what a scrape would get, as name{service}: value, or name{interface}{service}.
 func samples(t *testing.T, c *Collector) map[string]float64 {
 	t.Helper()
 	registry := prometheus.NewPedanticRegistry()
@@ -114,7 +114,7 @@ func samples(t *testing.T, c *Collector) map[string]float64 {
 		for _, m := range f.GetMetric() {
 			name := f.GetName()
 			for _, l := range m.GetLabel() {
-				if l.GetName() == "service" {
+				if l.GetName() == "service" || l.GetName() == "interface" {
 					name += "{" + l.GetValue() + "}"
 				}
 			}
@@ -157,22 +157,24 @@ func TestMetricsAreWhatTheEngineSays(t *testing.T) {
 		"container_info{kafka}":                             1,
 
 		// cgroup v2, and no limits.
-		"container_memory_working_set_bytes{containers}":         50000000,
-		"container_memory_rss{containers}":                       40000000,
-		"container_memory_total_active_file_bytes{containers}":   5000000,
-		"container_memory_total_inactive_file_bytes{containers}": 10000000,
-		"container_spec_memory_limit_bytes{containers}":          0,
-		"container_threads_max{containers}":                      0,
-		"container_cpu_usage_seconds_total{containers}":          3.5,
-		"container_cpu_cfs_periods_total{containers}":            100,
-		"container_cpu_cfs_throttled_periods_total{containers}":  25,
-		"container_cpu_cfs_throttled_seconds_total{containers}":  1.5,
-		"container_network_receive_bytes_total{containers}":      300,
-		"container_network_transmit_bytes_total{containers}":     30,
-		"container_fs_reads_bytes_total{containers}":             8192,
-		"container_fs_writes_bytes_total{containers}":            8192,
-		"container_restarts_total{containers}":                   2,
-		"container_healthy{containers}":                          0,
+		"container_memory_working_set_bytes{containers}":           50000000,
+		"container_memory_rss{containers}":                         40000000,
+		"container_memory_total_active_file_bytes{containers}":     5000000,
+		"container_memory_total_inactive_file_bytes{containers}":   10000000,
+		"container_spec_memory_limit_bytes{containers}":            0,
+		"container_threads_max{containers}":                        0,
+		"container_cpu_usage_seconds_total{containers}":            3.5,
+		"container_cpu_cfs_periods_total{containers}":              100,
+		"container_cpu_cfs_throttled_periods_total{containers}":    25,
+		"container_cpu_cfs_throttled_seconds_total{containers}":    1.5,
+		"container_network_receive_bytes_total{eth0}{containers}":  100,
+		"container_network_receive_bytes_total{eth1}{containers}":  200,
+		"container_network_transmit_bytes_total{eth0}{containers}": 10,
+		"container_network_transmit_bytes_total{eth1}{containers}": 20,
+		"container_fs_reads_bytes_total{containers}":               8192,
+		"container_fs_writes_bytes_total{containers}":              8192,
+		"container_restarts_total{containers}":                     2,
+		"container_healthy{containers}":                            0,
 
 		"container_running{bootstrap}": 0,
 
@@ -211,11 +213,17 @@ func TestAContainerThatGoesMeanwhileIsLeftOut(t *testing.T) {
 }
 
 func TestAContainerThatEndsMeanwhileHasNoFigures(t *testing.T) {
-	f := newEngine(t)
-	f.set("/containers/"+kafkaID+"/stats", "") // so Engine 20.10 answers
-	got := refresh(t, f.collector(Options{}))
-	if _, ok := got["container_memory_usage_bytes{kafka}"]; ok || got["container_info{kafka}"] != 1 || got["container_threads{containers}"] != 21 {
-		t.Errorf("there is %v; want of kafka that it exists, and figures of the others", got)
+	for _, answer := range []string{
+		"", // so Engine 20.10 answers
+		`{"read":"0001-01-01T00:00:00Z","preread":"0001-01-01T00:00:00Z","pids_stats":{},"memory_stats":{},"name":"/postamt-kafka-1"}`,
+		"null",
+	} {
+		f := newEngine(t)
+		f.set("/containers/"+kafkaID+"/stats", answer)
+		got := refresh(t, f.collector(Options{}))
+		if _, ok := got["container_memory_usage_bytes{kafka}"]; ok || got["container_info{kafka}"] != 1 || got["container_running{kafka}"] != 0 || got["container_threads{containers}"] != 21 {
+			t.Errorf("after the answer %q there is %v; want of kafka that it exists and does not run, and figures of the others", answer, got)
+		}
 	}
 }
 
@@ -227,16 +235,13 @@ func TestALookThatFailsIsCountedAndTheLastOneGoesStale(t *testing.T) {
 		t.Errorf("before the first look there is %v", got)
 	}
 	refresh(t, c)
-	for i, path := range []string{"/containers/json", "/containers/" + kafkaID + "/stats"} {
-		f.set(path, "503")
-		err := c.Refresh(t.Context())
-		if err == nil || !strings.Contains(err.Error(), path+": 503") {
-			t.Errorf("the error is %v; want the path and the status", err)
-		}
-		if got := samples(t, c); got["postamt_containers_collect_errors_total"] != float64(i+1) || got["container_running{kafka}"] != 1 {
-			t.Errorf("after a failure there is %v; want it counted, and the last look", got)
-		}
-		f.set(path, "list.json")
+	f.set("/containers/json", "503")
+	err := c.Refresh(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "/containers/json: 503") {
+		t.Errorf("the error is %v; want the path and the status", err)
+	}
+	if got := samples(t, c); got["postamt_containers_collect_errors_total"] != 1 || got["container_running{kafka}"] != 1 {
+		t.Errorf("after a failure there is %v; want it counted, and the last look", got)
 	}
 	now = now.Add(52 * time.Second)
 	if _, ok := samples(t, c)["container_running{kafka}"]; !ok {

@@ -55,7 +55,8 @@ type inspected struct {
 
 // stats is what is used of GET /containers/<id>/stats. Names of cgroup v1 and v2 stand side by side.
 type stats struct {
-	CPU struct {
+	Read time.Time `json:"read"` // zero where nothing was
+	CPU  struct {
 		Usage struct {
 			Total  uint64 `json:"total_usage"` // nanoseconds, like the next two
 			User   uint64 `json:"usage_in_usermode"`
@@ -174,10 +175,12 @@ func (e *engine) inspect(ctx context.Context, id string) (in inspected, err erro
 	return in, err
 }
 
-// stats are nil of a container that does not run any more. They take up to a second: Engine 20.10 answers when it next looks at all containers, newer ones at once.
+// stats are nil of a container that does not run any more. They take up to a second: Engine 20.10 answers
+// when it next looks at all containers, newer ones at once.
 func (e *engine) stats(ctx context.Context, id string) (s *stats, err error) {
 	err = e.read(ctx, "/containers/"+id+"/stats", url.Values{"stream": {"false"}, "one-shot": {"true"}}, &s)
-	if errors.Is(err, io.EOF) { // an empty answer: the container has ended meanwhile
+	// An empty answer or one of zeros: the container has ended meanwhile, or Docker is starting it again.
+	if errors.Is(err, io.EOF) || err == nil && (s == nil || s.Read.IsZero()) {
 		return nil, nil
 	}
 	return s, err

@@ -12,7 +12,8 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 func of(name, help string) *prometheus.Desc { return desc(name, help, "name", "service") }
 
 // The names and what they mean are cAdvisor's, but for running, healthy and restarts, which it does not
-// have. Networks and disks are added up.
+// have. Disks are added up. Networks are not: one that is taken off a container would take its bytes off
+// the sum, and a counter that falls is one that began anew.
 var (
 	infoDesc    = desc("container_info", "Always 1; the labels say what the container is.", "name", "service", "project", "image", "id")
 	runningDesc = of("container_running", "1 while the container runs, else 0. One that has done its work does not run, either.")
@@ -37,8 +38,8 @@ var (
 
 	threadsDesc    = of("container_threads", "Threads of all processes.")
 	threadsMaxDesc = of("container_threads_max", "Limit of the threads; 0 for none.")
-	receivedDesc   = of("container_network_receive_bytes_total", "Bytes received from all networks.")
-	sentDesc       = of("container_network_transmit_bytes_total", "Bytes sent to all networks.")
+	receivedDesc   = desc("container_network_receive_bytes_total", "Bytes received from the network of the interface.", "name", "service", "interface")
+	sentDesc       = desc("container_network_transmit_bytes_total", "Bytes sent to the network of the interface.", "name", "service", "interface")
 	readDesc       = of("container_fs_reads_bytes_total", "Bytes read from disks; absent where the kernel does not count them.")
 	writtenDesc    = of("container_fs_writes_bytes_total", "Bytes written to disks; absent where the kernel does not count them.")
 
@@ -79,8 +80,9 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	gauge(lastCollectDesc, float64(c.collected.UnixMilli())/1000)
-	// Half an interval more: a look that is due now is not missed yet.
-	if c.Now().Sub(c.collected) > missedRounds*c.Interval+c.Interval/2 {
+	// Half a round more: a look that is due now is not missed yet.
+	round := max(c.Interval, c.duration)
+	if c.Now().Sub(c.collected) > missedRounds*round+round/2 {
 		return
 	}
 	for _, one := range c.found {
@@ -124,12 +126,10 @@ func (one *container) collect(gauge, counter func(*prometheus.Desc, float64, ...
 		limit = max(0, *one.HostConfig.PidsLimit)
 	}
 	gauge(threadsMaxDesc, float64(limit), labels...)
-	var received, sent uint64
-	for _, n := range s.Networks {
-		received, sent = received+n.ReceivedBytes, sent+n.SentBytes
+	for name, n := range s.Networks {
+		counter(receivedDesc, float64(n.ReceivedBytes), one.name, one.service, name)
+		counter(sentDesc, float64(n.SentBytes), one.name, one.service, name)
 	}
-	counter(receivedDesc, float64(received), labels...)
-	counter(sentDesc, float64(sent), labels...)
 	for d, op := range map[*prometheus.Desc]string{readDesc: "read", writtenDesc: "write"} {
 		if bytes, counted := s.block(op); counted {
 			counter(d, float64(bytes), labels...)

@@ -17,7 +17,8 @@ const (
 	parentHeader, stateHeader = "Traceparent", "Tracestate"
 )
 
-// maxStateBytes is what W3C asks to pass on at least of a tracestate, and what is passed on here.
+// maxStateBytes is what W3C asks to pass on at least of a tracestate, and what is passed on here. One that
+// is longer is left out where it comes in: spans that wait for the collector would keep it.
 const maxStateBytes = 512
 
 // recordCarrier reads a record's headers. Of a name that comes twice the last one holds.
@@ -27,6 +28,9 @@ type recordCarrier struct{ *event.Record }
 func (c recordCarrier) Get(key string) string {
 	for _, h := range slices.Backward(c.Headers) {
 		if h.Key == key {
+			if key == stateKey && len(h.Value) > maxStateBytes {
+				return ""
+			}
 			return string(h.Value)
 		}
 	}
@@ -39,13 +43,25 @@ func (recordCarrier) Set(string, string) {}
 // Keys is propagation.TextMapCarrier's.
 func (recordCarrier) Keys() []string { return []string{parentKey, stateKey} }
 
-func hasParent(r *event.Record) bool {
-	return slices.ContainsFunc(r.Headers, func(h event.Header) bool { return h.Key == parentKey })
+// requestCarrier reads a request's headers.
+type requestCarrier struct{ propagation.HeaderCarrier }
+
+// Get is propagation.TextMapCarrier's.
+func (c requestCarrier) Get(key string) string {
+	value := c.HeaderCarrier.Get(key)
+	if key == stateKey && len(value) > maxStateBytes {
+		return ""
+	}
+	return value
+}
+
+func has(r *event.Record, key string) bool {
+	return slices.ContainsFunc(r.Headers, func(h event.Header) bool { return h.Key == key })
 }
 
 // contextOf is the span that a record says it was made in; it may not be valid.
 func contextOf(r *event.Record) oteltrace.SpanContext {
-	if !hasParent(r) {
+	if !has(r, parentKey) {
 		return oteltrace.SpanContext{}
 	}
 	return oteltrace.SpanContextFromContext(w3c.Extract(context.Background(), recordCarrier{r}))
@@ -55,10 +71,7 @@ func contextOf(r *event.Record) oteltrace.SpanContext {
 func Headers(ctx context.Context) (parent, state string) {
 	carrier := make(propagation.MapCarrier, 2)
 	w3c.Inject(ctx, carrier)
-	if parent, state = carrier[parentKey], carrier[stateKey]; len(state) > maxStateBytes {
-		state = ""
-	}
-	return parent, state
+	return carrier[parentKey], carrier[stateKey]
 }
 
 // Pass has a request go on with the trace of ctx.
@@ -73,24 +86,25 @@ func Pass(ctx context.Context, h http.Header) {
 	}
 }
 
-// recordHeaders are Headers of a record.
-func recordHeaders(ctx context.Context) []event.Header {
-	parent, state := Headers(ctx)
-	headers := []event.Header{{Key: parentKey, Value: []byte(parent)}}
-	if state != "" {
-		headers = append(headers, event.Header{Key: stateKey, Value: []byte(state)})
+// goOn has a record go on with a trace. What it has already stays, and what is after it holds: a
+// traceparent that is none, and a tracestate, which is of another trace or of none.
+func goOn(r *event.Record, parent, state []byte) {
+	headers := []event.Header{{Key: parentKey, Value: parent}}
+	if len(state) > 0 || has(r, stateKey) {
+		headers = append(headers, event.Header{Key: stateKey, Value: state})
 	}
-	return headers
+	r.Headers = slices.Concat(r.Headers, headers) // and not append: others may share them
 }
 
 // link links a span, which has links, to what records say they were made in, as far as that is exported:
-// to each once, and until it has most links. It returns all that the span has.
+// to each once, and until it has most links. It returns all that the span has. A link is an address
+// without tracestate: there are many, and each would keep its own until the collector has the span.
 func link(span oteltrace.Span, links []oteltrace.Link, records []event.Record, most int) []oteltrace.Link {
 	for i := range records {
 		if len(links) >= most {
 			break
 		}
-		made := contextOf(&records[i])
+		made := contextOf(&records[i]).WithTraceState(oteltrace.TraceState{})
 		if !made.IsSampled() || slices.ContainsFunc(links, func(l oteltrace.Link) bool { return l.SpanContext.Equal(made) }) {
 			continue
 		}

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -38,17 +37,17 @@ func (t *Tracer) Request(r *http.Request) (*http.Request, *Request) {
 	if polled(r.URL.Path) {
 		return r, nil
 	}
-	ctx := w3c.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
+	ctx := w3c.Extract(r.Context(), requestCarrier{propagation.HeaderCarrier(r.Header)})
 	r.Header.Del(parentHeader)
 	r.Header.Del(stateHeader)
 	ctx, span := t.start(ctx, "HTTP", oteltrace.SpanKindServer) // whose name is known at its end
 	one := &Request{span: span, method: r.Method, max: t.maxLinks}
 	if span.IsRecording() {
 		ctx = context.WithValue(ctx, requestKey{}, one)
-		span.SetAttributes(semconv.URLPath(r.URL.Path), semconv.URLScheme("http"))
+		span.SetAttributes(semconv.URLPath(text(r.URL.Path)), semconv.URLScheme("http"))
 		span.SetAttributes(server(r.Host)...)
 		if agent := r.UserAgent(); agent != "" {
-			span.SetAttributes(semconv.UserAgentOriginal(agent))
+			span.SetAttributes(semconv.UserAgentOriginal(text(agent)))
 		}
 	}
 	return r.WithContext(ctx), one
@@ -62,10 +61,10 @@ func polled(path string) bool {
 func server(authority string) []attribute.KeyValue {
 	host, port, err := net.SplitHostPort(authority)
 	if err != nil {
-		return []attribute.KeyValue{semconv.ServerAddress(strings.Trim(authority, "[]"))}
+		return []attribute.KeyValue{semconv.ServerAddress(text(strings.Trim(authority, "[]")))}
 	}
 	n, _ := strconv.Atoi(port)
-	return []attribute.KeyValue{semconv.ServerAddress(host), semconv.ServerPort(n)}
+	return []attribute.KeyValue{semconv.ServerAddress(text(host)), semconv.ServerPort(n)}
 }
 
 // Link links the span of a request to what the records were made in that its client was given, up to
@@ -90,7 +89,7 @@ func (r *Request) End(method, route string, status int) (id string) {
 			r.span.SetAttributes(semconv.HTTPRequestMethodKey.String(method))
 		} else {
 			name = "HTTP"
-			r.span.SetAttributes(semconv.HTTPRequestMethodOther, semconv.HTTPRequestMethodOriginal(r.method))
+			r.span.SetAttributes(semconv.HTTPRequestMethodOther, semconv.HTTPRequestMethodOriginal(text(r.method)))
 		}
 		if route != "" {
 			name += " " + route
@@ -109,9 +108,9 @@ func (r *Request) End(method, route string, status int) (id string) {
 
 // Send is the span of records that are being produced.
 type Send struct {
-	span     oteltrace.Span
-	headers  []event.Header // of the records
-	maxLinks int
+	span          oteltrace.Span
+	parent, state []byte // of the records' headers
+	maxLinks      int
 
 	mu      sync.Mutex
 	links   []oteltrace.Link
@@ -123,9 +122,15 @@ type Send struct {
 // Send begins the span of records that are produced to a topic, and has those go on with its trace
 // that name none of their own. To that which the others name, the span has links.
 func (t *Tracer) Send(ctx context.Context, topic string, records []event.Record) *Send {
-	ctx, span := t.start(ctx, "send "+topic, oteltrace.SpanKindProducer, semconv.MessagingSystemKafka,
-		semconv.MessagingOperationName("send"), semconv.MessagingOperationTypeSend, semconv.MessagingDestinationName(topic))
-	s := &Send{span: span, headers: recordHeaders(ctx), maxLinks: t.maxLinks}
+	ctx, span := t.start(ctx, "send", oteltrace.SpanKindProducer)
+	if span.IsRecording() {
+		topic = text(topic)
+		span.SetName("send " + topic)
+		span.SetAttributes(semconv.MessagingSystemKafka, semconv.MessagingOperationName("send"), semconv.MessagingOperationTypeSend, semconv.MessagingDestinationName(topic))
+	}
+	s := &Send{span: span, maxLinks: t.maxLinks}
+	parent, state := Headers(ctx)
+	s.parent, s.state = []byte(parent), []byte(state)
 	for i := range records {
 		s.Add(&records[i])
 	}
@@ -137,8 +142,8 @@ func (s *Send) Add(r *event.Record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.records++
-	if !hasParent(r) {
-		r.Headers = slices.Concat(r.Headers, s.headers) // and not append: others may share them
+	if !contextOf(r).IsValid() {
+		goOn(r, s.parent, s.state)
 	} else if s.span.IsRecording() {
 		s.links = link(s.span, s.links, []event.Record{*r}, s.maxLinks)
 	}
@@ -179,7 +184,7 @@ func (s *Send) End() {
 				kind, msg = ee.Kind, ee.Msg
 			}
 			s.span.SetAttributes(semconv.ErrorTypeKey.String(string(kind)), attribute.Int("postamt.records.failed", s.failed))
-			s.span.SetStatus(codes.Error, msg)
+			s.span.SetStatus(codes.Error, text(msg))
 		}
 	}
 	s.span.End()
@@ -197,12 +202,14 @@ func (t *Tracer) Attempt(ctx context.Context, sub *event.Subscription, a event.A
 	if made := contextOf(a.Record); made.IsValid() {
 		ctx = oteltrace.ContextWithRemoteSpanContext(ctx, made)
 	}
-	ctx, span := t.start(ctx, "deliver "+sub.Name, oteltrace.SpanKindClient)
+	ctx, span := t.start(ctx, "deliver", oteltrace.SpanKindClient)
 	if span.IsRecording() {
+		name := text(sub.Name)
+		span.SetName("deliver " + name)
 		span.SetAttributes(semconv.MessagingSystemKafka, semconv.MessagingOperationName("deliver"), semconv.MessagingOperationTypeProcess,
-			semconv.MessagingDestinationName(a.Origin.Topic), semconv.MessagingConsumerGroupName(sub.Group()),
+			semconv.MessagingDestinationName(text(a.Origin.Topic)), semconv.MessagingConsumerGroupName(text(sub.Group())),
 			semconv.HTTPRequestMethodKey.String(http.MethodPost),
-			attribute.String("postamt.subscription", sub.Name), attribute.Int("postamt.attempt", a.Number))
+			attribute.String("postamt.subscription", name), attribute.Int("postamt.attempt", a.Number))
 		if a.Origin.Offset >= 0 { // not of the sample of a test
 			span.SetAttributes(place(a.Origin.Partition, a.Origin.Offset)...)
 		}
@@ -230,7 +237,7 @@ func (a *Attempt) End(out event.Outcome) (id string) {
 		}
 		if out.Verdict != event.Delivered {
 			a.span.SetAttributes(semconv.ErrorTypeKey.String(kind))
-			a.span.SetStatus(codes.Error, out.Err)
+			a.span.SetStatus(codes.Error, text(out.Err))
 		}
 	}
 	a.span.End()

@@ -7,7 +7,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
@@ -109,9 +111,9 @@ func New(o Options, log *slog.Logger, reg prometheus.Registerer) (*Tracer, error
 func describe(o Options) (*resource.Resource, error) {
 	known := []attribute.KeyValue{semconv.ServiceVersion(o.Version), semconv.ServiceInstanceID(uuid.NewString())}
 	for name, value := range o.Attributes {
-		known = append(known, attribute.String(name, value)) // of two with one name the last one holds
+		known = append(known, attribute.String(strings.ToValidUTF8(name, "?"), strings.ToValidUTF8(value, "?"))) // of two with one name the last one holds
 	}
-	known = append(known, semconv.ServiceName(o.Service))
+	known = append(known, semconv.ServiceName(strings.ToValidUTF8(o.Service, "?")))
 	return resource.New(context.Background(), resource.WithTelemetrySDK(), resource.WithHost(), resource.WithAttributes(known...))
 }
 
@@ -127,8 +129,25 @@ func (t *Tracer) Close(ctx context.Context) {
 var w3c propagation.TraceContext
 
 // start begins a span.
-func (t *Tracer) start(ctx context.Context, name string, kind oteltrace.SpanKind, attributes ...attribute.KeyValue) (context.Context, oteltrace.Span) {
-	return t.tracer.Start(ctx, name, oteltrace.WithSpanKind(kind), oteltrace.WithAttributes(attributes...))
+func (t *Tracer) start(ctx context.Context, name string, kind oteltrace.SpanKind) (context.Context, oteltrace.Span) {
+	return t.tracer.Start(ctx, name, oteltrace.WithSpanKind(kind))
+}
+
+// maxTextBytes is how much of a text that comes from outside a span keeps.
+const maxTextBytes = 1 << 10
+
+// text is a text from outside as a span may keep it: in UTF-8, since one that is not has the exporter lose the
+// whole batch, not long, and a copy, since it may be a piece of something large.
+func text(s string) string {
+	s = strings.ToValidUTF8(s, string(utf8.RuneError))
+	if len(s) > maxTextBytes {
+		n := maxTextBytes
+		for !utf8.RuneStart(s[n]) {
+			n--
+		}
+		s = s[:n]
+	}
+	return strings.Clone(s)
 }
 
 // ID names the trace that ctx is of if it is exported; else it is "". What it is written to can be

@@ -3,6 +3,7 @@ package trace
 import (
 	"context"
 	"log/slog"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,6 +31,7 @@ type exporter struct {
 	mu         sync.Mutex
 	complained time.Time
 	lost       int // since
+	warned     time.Time
 }
 
 func newExporter(to sdktrace.SpanExporter, maxQueue int, log *slog.Logger, reg prometheus.Registerer) *exporter {
@@ -57,9 +59,54 @@ func (e *exporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpa
 		e.exported.Add(float64(len(spans)))
 		return nil
 	}
-	e.failed.Add(float64(len(spans)))
-	e.complain("the collector does not take them (OTEL_EXPORTER_OTLP_ENDPOINT)", len(spans), err)
+	failed := len(spans)
+	if rejected, says, ok := partly(err); ok {
+		if failed = int(max(0, min(rejected, int64(failed)))); failed == 0 {
+			e.warn(says)
+		}
+	}
+	e.exported.Add(float64(len(spans) - failed))
+	if failed > 0 {
+		e.failed.Add(float64(failed))
+		e.complain("the collector does not take them (OTEL_EXPORTER_OTLP_ENDPOINT)", failed, err)
+	}
 	return nil
+}
+
+// partly tells whether err says, with OTLP's partial success, that a collector has taken the spans but for some;
+// with none that is a warning. The type is internal to the SDK's exporter: only reflection reads its fields.
+func partly(err error) (rejected int64, says string, ok bool) {
+	switch of := err.(type) { //nolint:errorlint // this is what looks into errors that are wrapped
+	case interface{ Unwrap() error }:
+		if inner := of.Unwrap(); inner != nil {
+			return partly(inner)
+		}
+	case interface{ Unwrap() []error }:
+		for _, inner := range of.Unwrap() {
+			if rejected, says, ok = partly(inner); ok {
+				return rejected, says, true
+			}
+		}
+	}
+	v := reflect.ValueOf(err)
+	if v.Kind() != reflect.Struct || v.Type().Name() != "PartialSuccess" {
+		return 0, "", false
+	}
+	n, message := v.FieldByName("RejectedItems"), v.FieldByName("ErrorMessage")
+	if !n.IsValid() || !n.CanInt() || message.Kind() != reflect.String {
+		return 0, "", false
+	}
+	return n.Int(), message.String(), true
+}
+
+// warn logs, now and then, what a collector says that has taken all.
+func (e *exporter) warn(says string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if now := time.Now(); e.warned.IsZero() || now.Sub(e.warned) >= complainInterval {
+		e.log.Warn("the collector has taken all spans, with a warning", "warning", says)
+		e.warned = now
+	}
 }
 
 // complain logs that spans are lost, now and then.

@@ -36,6 +36,7 @@ type Collector struct {
 
 	mu      sync.Mutex
 	answer  int // status; 0 is 200
+	partial *collectorpb.ExportTracePartialSuccess
 	headers http.Header
 	asked   int
 	spans   []Span
@@ -68,6 +69,14 @@ func Open(t testing.TB) *Collector {
 					c.spans = append(c.spans, spanOf(resource, s))
 				}
 			}
+		}
+		if c.partial != nil {
+			reply, err := proto.Marshal(&collectorpb.ExportTraceServiceResponse{PartialSuccess: c.partial})
+			if err != nil {
+				t.Error(err)
+			}
+			w.Header().Set("Content-Type", "application/x-protobuf")
+			_, _ = w.Write(reply)
 		}
 	}))
 	t.Cleanup(c.Close)
@@ -104,6 +113,14 @@ func (c *Collector) Answer(status int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.answer = status
+}
+
+// Partly has the collector answer, from now on, that it has not taken so many spans of each request, and a word
+// on it; with 0 spans that is a warning.
+func (c *Collector) Partly(rejected int64, says string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.partial = &collectorpb.ExportTracePartialSuccess{RejectedSpans: rejected, ErrorMessage: says}
 }
 
 // Asked is how many requests have come, and the header of the last one.

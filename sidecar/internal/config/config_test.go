@@ -57,6 +57,16 @@ func TestEveryMistakeIsReportedAtOnce(t *testing.T) {
 			map[string]string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://user:secret@collector:4318/", "OTEL_TRACES_SAMPLER": "jaeger_remote"},
 			[]string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT has a user or a password", `OTEL_TRACES_SAMPLER is "jaeger_remote"; it must be one of parentbased_traceidratio, `},
 		},
+		"what is for traces alone": {
+			map[string]string{
+				"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", "OTEL_SDK_DISABLED": "yes", "OTEL_TRACES_EXPORTER": "otlp,console",
+				"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "key", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "-1",
+			},
+			[]string{
+				`OTEL_SDK_DISABLED is "yes"; it must be true or false`, `OTEL_TRACES_EXPORTER is "otlp,console"; it must be otlp or none`, `OTEL_EXPORTER_OTLP_TRACES_PROTOCOL is "grpc"; it must be http/protobuf`,
+				"OTEL_EXPORTER_OTLP_TRACES_HEADERS must be name=value", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT is -1; it must not be negative",
+			},
+		},
 		"the demo": {
 			map[string]string{"DEMO_RATE": "-1", "DEMO_CARDS": "0", "DEMO_API": "localhost:80", "DEMO_ADDRESS": "8090"},
 			[]string{"DEMO_RATE is -1; it must be between 0 and 5000", "DEMO_CARDS is 0; it must be between 1 and 1000", `DEMO_API is "localhost:80"; it must be a URL that begins with http://`, `DEMO_ADDRESS is "8090"; it must be host:port`},

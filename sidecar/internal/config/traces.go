@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -15,12 +16,18 @@ import (
 
 // Traces configures traces by the variables that OpenTelemetry's SDKs have in common. There are none
 // without an endpoint; the other variables are not looked at then, since they may be meant for others.
+// A variable for traces alone goes before the one for all that is sent.
 type Traces struct {
+	Disabled       string `env:"SDK_DISABLED" envDefault:"false" help:"true: there are no traces, whatever the other variables say"`
+	Exporter       string `env:"TRACES_EXPORTER" envDefault:"otlp" help:"none: there are no traces, whatever the other variables say; otlp is the only other one that there is here"`
 	Endpoint       string `env:"EXPORTER_OTLP_ENDPOINT" envDefault:"none" help:"where traces are sent, by OTLP over HTTP: http://collector:4318, to which /v1/traces is added. none: there are no traces"`
 	WholeEndpoint  string `env:"EXPORTER_OTLP_TRACES_ENDPOINT" envDefault:"none" help:"the same as the whole URL; it goes before OTEL_EXPORTER_OTLP_ENDPOINT"`
 	Protocol       string `env:"EXPORTER_OTLP_PROTOCOL" envDefault:"http/protobuf" help:"the only one that there is here"`
+	TracesProtocol string `env:"EXPORTER_OTLP_TRACES_PROTOCOL" envDefault:"none" help:"the same for traces alone; none: OTEL_EXPORTER_OTLP_PROTOCOL holds"`
 	Headers        Secret `env:"EXPORTER_OTLP_HEADERS" envDefault:"none" help:"headers of requests to the endpoint, such as a key: name=value, with commas between, values percent-encoded"`
+	TracesHeaders  Secret `env:"EXPORTER_OTLP_TRACES_HEADERS" envDefault:"none" help:"the same for traces alone; none: OTEL_EXPORTER_OTLP_HEADERS hold"`
 	TimeoutMillis  int    `env:"EXPORTER_OTLP_TIMEOUT" envDefault:"10000" help:"how long the endpoint may take to answer, in milliseconds"`
+	TracesTimeout  int    `env:"EXPORTER_OTLP_TRACES_TIMEOUT" envDefault:"0" help:"the same for traces alone; 0: OTEL_EXPORTER_OTLP_TIMEOUT holds"`
 	Service        string `env:"SERVICE_NAME" envDefault:"auto" help:"service.name of the traces; auto: postamt-ROLE"`
 	Attributes     string `env:"RESOURCE_ATTRIBUTES" envDefault:"none" help:"what else traces say of this process: name=value, with commas between, values percent-encoded"`
 	Sampler        string `env:"TRACES_SAMPLER" envDefault:"parentbased_traceidratio" help:"which traces are sent; the ones that begin with parentbased_ send those that a client's traceparent asks for, and none that it does not want"`
@@ -31,7 +38,9 @@ type Traces struct {
 }
 
 // On tells whether there are traces.
-func (t *Traces) On() bool { return t.Endpoint != unset || t.WholeEndpoint != unset }
+func (t *Traces) On() bool {
+	return (t.Endpoint != unset || t.WholeEndpoint != unset) && !strings.EqualFold(t.Disabled, "true") && t.Exporter != unset
+}
 
 const unset = "none"
 
@@ -45,7 +54,7 @@ func withoutEmpty(environ map[string]string) map[string]string {
 // Options are what Traces say. An error has one line for each mistake.
 func (t *Traces) Options() (trace.Options, error) {
 	o := trace.Options{
-		Timeout: time.Duration(t.TimeoutMillis) * time.Millisecond, Delay: time.Duration(t.DelayMillis) * time.Millisecond,
+		Timeout: time.Duration(cmp.Or(t.TracesTimeout, t.TimeoutMillis)) * time.Millisecond, Delay: time.Duration(t.DelayMillis) * time.Millisecond,
 		MaxQueue: t.MaxQueue, MaxLinks: t.MaxLinksOfSpan, Sampler: trace.Sampler{Name: t.Sampler, Ratio: 1},
 	}
 	if t.Service != "auto" {
@@ -64,9 +73,19 @@ func (t *Traces) Options() (trace.Options, error) {
 		o.Endpoint, err = endpoint("OTEL_EXPORTER_OTLP_ENDPOINT", t.Endpoint, "/v1/traces")
 	}
 	errs = append(errs, err) // Join leaves out what is nil
-	require(t.Protocol == "http/protobuf", "OTEL_EXPORTER_OTLP_PROTOCOL is %q; it must be http/protobuf, for which collectors listen on port 4318", t.Protocol)
-	o.Headers, err = pairs(string(t.Headers))
-	require(err == nil, "OTEL_EXPORTER_OTLP_HEADERS must be name=value, with commas between and values percent-encoded") // and no word of the key that is in it
+	require(strings.EqualFold(t.Disabled, "false"), "OTEL_SDK_DISABLED is %q; it must be true or false", t.Disabled)
+	require(t.Exporter == "otlp", "OTEL_TRACES_EXPORTER is %q; it must be otlp or none", t.Exporter)
+	name, value := "OTEL_EXPORTER_OTLP_PROTOCOL", t.Protocol
+	if t.TracesProtocol != unset {
+		name, value = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", t.TracesProtocol
+	}
+	require(value == "http/protobuf", "%s is %q; it must be http/protobuf, for which collectors listen on port 4318", name, value)
+	name, value = "OTEL_EXPORTER_OTLP_HEADERS", string(t.Headers)
+	if t.TracesHeaders != unset {
+		name, value = "OTEL_EXPORTER_OTLP_TRACES_HEADERS", string(t.TracesHeaders)
+	}
+	o.Headers, err = pairs(value)
+	require(err == nil, "%s must be name=value, with commas between and values percent-encoded", name) // and no word of the key that is in it
 	o.Attributes, err = pairs(t.Attributes)
 	require(err == nil, "OTEL_RESOURCE_ATTRIBUTES is %q; it must be name=value, with commas between and values percent-encoded", t.Attributes)
 	if name := o.Attributes["service.name"]; o.Service == "" {
@@ -80,6 +99,7 @@ func (t *Traces) Options() (trace.Options, error) {
 	for name, n := range map[string]int{"OTEL_EXPORTER_OTLP_TIMEOUT": t.TimeoutMillis, "OTEL_BSP_MAX_QUEUE_SIZE": t.MaxQueue, "OTEL_BSP_SCHEDULE_DELAY": t.DelayMillis} {
 		require(n > 0, "%s is %d; it must be positive", name, n)
 	}
+	require(t.TracesTimeout >= 0, "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT is %d; it must not be negative", t.TracesTimeout)
 	require(t.MaxLinksOfSpan >= 0, "OTEL_SPAN_LINK_COUNT_LIMIT is %d; it must not be negative", t.MaxLinksOfSpan)
 	return o, errors.Join(errs...)
 }

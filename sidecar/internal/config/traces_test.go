@@ -4,6 +4,7 @@ import (
 	"maps"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestTracesAreOffWithoutAnEndpoint(t *testing.T) {
@@ -14,6 +15,48 @@ func TestTracesAreOffWithoutAnEndpoint(t *testing.T) {
 	}
 	if cfg.Traces.MaxQueue != 2048 {
 		t.Errorf("a variable that is set to nothing is %d, want its default", cfg.Traces.MaxQueue)
+	}
+}
+
+func TestTracesCanBeSwitchedOff(t *testing.T) {
+	for name, tc := range map[string]struct {
+		environ map[string]string
+		on      bool
+	}{
+		"disabled":           {map[string]string{"OTEL_SDK_DISABLED": "true", "OTEL_TRACES_SAMPLER": "jaeger_remote"}, false},
+		"disabled in others": {map[string]string{"OTEL_SDK_DISABLED": "True"}, false},
+		"not disabled":       {map[string]string{"OTEL_SDK_DISABLED": "FALSE"}, true},
+		"no exporter":        {map[string]string{"OTEL_TRACES_EXPORTER": "none", "OTEL_TRACES_SAMPLER": "jaeger_remote"}, false},
+		"an exporter":        {map[string]string{"OTEL_TRACES_EXPORTER": "otlp"}, true},
+	} {
+		tc.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = "http://collector:4318"
+		if cfg, err := Load(tc.environ); err != nil || cfg.Traces.On() != tc.on {
+			t.Errorf("%s: traces are on: %v, %v", name, cfg.Traces.On(), err)
+		}
+	}
+}
+
+// What is for traces alone goes before what is for all.
+func TestVariablesForTracesAlone(t *testing.T) {
+	all := map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:1", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", "OTEL_EXPORTER_OTLP_HEADERS": "a=1", "OTEL_EXPORTER_OTLP_TIMEOUT": "1000"}
+	alone := maps.Clone(all)
+	maps.Copy(alone, map[string]string{"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf", "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "b=sesame", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "2000"})
+	for _, tc := range []struct {
+		environ map[string]string
+		headers map[string]string
+		timeout time.Duration
+	}{{all, map[string]string{"a": "1"}, time.Second}, {alone, map[string]string{"b": "sesame"}, 2 * time.Second}} {
+		cfg, err := Load(tc.environ)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if o, err := cfg.Traces.Options(); err != nil || !maps.Equal(o.Headers, tc.headers) || o.Timeout != tc.timeout {
+			t.Errorf("%+v, %v; want the headers %v and %v", o, err, tc.headers, tc.timeout)
+		}
+		var table strings.Builder
+		if err := cfg.WriteTable(&table); err != nil || strings.Contains(table.String(), "sesame") {
+			t.Errorf("the table shows what is secret: %v\n%s", err, table.String())
+		}
 	}
 }
 

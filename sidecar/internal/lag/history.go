@@ -34,7 +34,7 @@ func (h *history) observe(end int64, now time.Time) {
 		h.points[n-1].last = max(at, h.points[n-1].last)
 	default:
 		if n > 0 {
-			at = max(at, h.points[n-1].last) // a clock that was set back
+			at = max(at, h.points[n-1].last) // a clock that was set back a little
 		}
 		h.points = append(h.points, point{end, at, at})
 	}

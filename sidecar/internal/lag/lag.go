@@ -20,12 +20,13 @@
 // none. Kafka cannot be asked for the time of an offset, and to read a record for each of
 // 200 × 1,000 lags each round would be a load of its own. So the monitor remembers when each
 // log had grown how far: a record that came while it was looking came between two looks, and
-// is taken to have come evenly between them, which is off by an interval at most. An older
+// is taken to have come evenly between them, which is off by a round at most. An older
 // one is read once for its timestamp: at most one of a partition and 500 in all each round,
 // the least advanced group's first. Until its turn it counts as old as the first look, which
 // is never more than the truth, or as lying evenly between that and a record that was read.
 // Where the time is not known to within two rounds, the lag says that it is estimated.
-// Timestamps that a producer made up are believed as far as what was seen allows.
+// Timestamps that a producer made up are believed as far as what was seen allows. A clock that
+// is set back by more than an interval ends what was seen.
 //
 // # When Kafka cannot be asked
 //
@@ -85,6 +86,8 @@ type Collector struct {
 
 	// What a round leaves for the next one; rounds do not overlap.
 	round   sync.Mutex
+	looked  time.Time     // when the logs' ends were read last; zero before
+	apart   time.Duration // from the look before to that one
 	logs    map[string]*topicState
 	retryAt map[event.Position]time.Time // of records that could not be read
 
@@ -206,6 +209,12 @@ type topicState struct {
 
 // observe takes in where the logs end.
 func (c *Collector) observe(cluster event.ClusterState, offsets map[string][]event.OffsetRange, now time.Time) {
+	if now.UnixMilli() < c.looked.UnixMilli()-c.interval.Milliseconds() {
+		// The clock was set back. By what is remembered nothing would be old until it is as late again.
+		clear(c.logs)
+		clear(c.retryAt)
+	}
+	c.apart, c.looked = now.Sub(c.looked), now
 	logs := make(map[string]*topicState, len(cluster.Topics))
 	for _, t := range cluster.Topics {
 		state := &topicState{TopicState: t, offsets: offsets[t.Name]}
@@ -296,6 +305,13 @@ func (c *Collector) topic(g event.GroupState, name string, now time.Time, doubtf
 	return t, true
 }
 
+// maxDoubt is how badly the time of a record can be known without being an estimate: to within two
+// rounds. They are further apart than the interval where Kafka is slow, but not by more than the time that
+// a round may take; what came while rounds failed is not known as well.
+func (c *Collector) maxDoubt() time.Duration {
+	return 2 * min(max(c.apart, c.interval), 2*c.timeout())
+}
+
 // measure fills in the lag of a partition that the group has committed in.
 func (c *Collector) measure(p *Partition, topic string, state *topicState, now time.Time, doubtful map[event.TopicPartition]int64) {
 	offsets := state.offsets[p.Partition]
@@ -312,7 +328,7 @@ func (c *Collector) measure(p *Partition, topic string, state *topicState, now t
 	age := now.UnixMilli() - best
 	p.LagSeconds = Seconds(max(0, float64(age)/1000))
 	doubt := to - from
-	p.Estimated = from < 0 || doubt > 2*c.interval.Milliseconds()
+	p.Estimated = from < 0 || doubt > c.maxDoubt().Milliseconds()
 	if from < 0 || p.Estimated && doubt > age/10 {
 		tp := event.TopicPartition{Topic: topic, Partition: p.Partition}
 		if first, ok := doubtful[tp]; !ok || oldest < first {

@@ -196,6 +196,52 @@ func TestLagSecondsFromWhatWasSeen(t *testing.T) {
 	}
 }
 
+// Rounds of 6 s, every 12 s at an interval of 5 s, tell as much as those that take no time.
+func TestSlowRoundsAreNoEstimates(t *testing.T) {
+	f := &fakeKafka{}
+	clock := &clock{at(0)}
+	c := New(f, Options{Interval: 5 * time.Second, Now: clock.now})
+	for s := int64(0); s <= 120; s += 12 {
+		f.topic("a", 0, 100+s) // a record each second; the group is 18 s behind
+		f.groups = []event.GroupState{committed("g", "a", 100+s-18)}
+		if got := look(t, c, clock, float64(s)); s >= 24 && (got.Estimated || got.LagSeconds < 12 || got.LagSeconds > 24) {
+			t.Errorf("at %d s a record of 18 s is %v s old, and that is said to be an estimate: %t", s, got.LagSeconds, got.Estimated)
+		}
+	}
+	if f.lookups = f.lookups[2:]; len(f.lookups) > 0 { // the first two were of records that are older than the first look
+		t.Errorf("records were read, though all was seen: %v", f.lookups)
+	}
+	// What came while Kafka did not answer is not known well by the next look.
+	f.topic("a", 0, 1000)
+	f.groups = []event.GroupState{committed("g", "a", 300)}
+	if got := look(t, c, clock, 900); !got.Estimated || len(f.lookups) != 1 {
+		t.Errorf("after 13 minutes without a look it is %v s old, is said to be an estimate: %t, and was read %d times; want that, and once", got.LagSeconds, got.Estimated, len(f.lookups))
+	}
+}
+
+func TestAClockThatIsSetBackEndsWhatWasSeen(t *testing.T) {
+	f := &fakeKafka{groups: []event.GroupState{committed("g", "a", 10)}}
+	f.topic("a", 0, 10)
+	c, clock := collectorAt(f, 7200)
+	look(t, c, clock, 7200) // two hours ahead
+	f.topic("a", 0, 20)
+	look(t, c, clock, 7215)
+	f.topic("a", 0, 40)
+	f.groups = []event.GroupState{committed("g", "a", 30)}
+	f.times = map[event.Position]time.Time{{TopicPartition: event.TopicPartition{Topic: "a"}, Offset: 30}: at(25)}
+	for _, s := range []float64{30, 45, 3600} {
+		if got := look(t, c, clock, s); got.LagSeconds != Seconds(s-25) || got.Estimated {
+			t.Errorf("at %v s it is %v s old, and that is said to be an estimate: %t; want %v s, exactly", s, got.LagSeconds, got.Estimated, s-25)
+		}
+	}
+	// A record that was written by the clock of then is as old as the first look since.
+	f.groups = []event.GroupState{committed("g", "a", 15)}
+	f.times[event.Position{TopicPartition: event.TopicPartition{Topic: "a"}, Offset: 15}] = at(7210)
+	if got := look(t, c, clock, 3615); got.LagSeconds != 3615-25 {
+		t.Errorf("one from the future is %v s old, want %v", got.LagSeconds, 3615-25)
+	}
+}
+
 func TestLagSecondsOfOlderRecordsAreReadOnce(t *testing.T) {
 	p := event.Position{TopicPartition: event.TopicPartition{Topic: "a"}, Offset: 4}
 	f := &fakeKafka{groups: []event.GroupState{committed("g", "a", 4)}, times: map[event.Position]time.Time{p: at(-600)}}

@@ -34,7 +34,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 15, 30},
 		}, []string{labelSubscription}),
 		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "postamt_delivery_latency_seconds", Help: "Age of records, by their timestamps, when their endpoints had accepted them.",
+			Name: "postamt_delivery_latency_seconds", Help: "Age of records, by their timestamps, when their endpoints had accepted them; those without a timestamp do not count.",
 			Buckets: []float64{.0025, .005, .01, .025, .05, .1, .25, .5, 1, 5, 15, 60, 300, 3600, 6 * 3600, 24 * 3600, 7 * 24 * 3600},
 		}, []string{labelSubscription}),
 		letters: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -100,7 +100,9 @@ func (s *subscriptionMetrics) attempt(a event.Attempt, out event.Outcome) {
 	exemplar := trace.Exemplar(out.Trace)
 	s.duration.ObserveWithExemplar(out.Duration.Seconds(), exemplar)
 	if out.Verdict == event.Delivered {
-		s.latency.ObserveWithExemplar(max(0, time.Since(a.Origin.Timestamp).Seconds()), exemplar)
+		if age, ok := event.Age(a.Origin.Timestamp, time.Now()); ok {
+			s.latency.ObserveWithExemplar(age.Seconds(), exemplar)
+		}
 	}
 }
 

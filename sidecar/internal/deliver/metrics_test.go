@@ -9,7 +9,8 @@ import (
 	"postamt/sidecar/internal/event"
 )
 
-// Records count with their age once they are delivered; one from the future is 0 s old.
+// Records count with their age once they are delivered; one from the future is 0 s old, and
+// one without a timestamp does not count.
 func TestLatencyIsTheAgeOfWhatWasDelivered(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	m := newMetrics(reg).of("shop")
@@ -19,6 +20,7 @@ func TestLatencyIsTheAgeOfWhatWasDelivered(t *testing.T) {
 	attempt(90*time.Second, event.Delivered)
 	attempt(-time.Hour, event.Delivered)
 	attempt(time.Hour, event.Failed)
+	m.attempt(event.Attempt{Origin: event.Origin{Timestamp: time.UnixMilli(-1)}}, event.Outcome{Verdict: event.Delivered})
 	families, err := reg.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -37,4 +39,18 @@ func TestLatencyIsTheAgeOfWhatWasDelivered(t *testing.T) {
 		return
 	}
 	t.Error("there is no latency")
+}
+
+// Nobody knows how old a record without a timestamp is: it is not taken for one of 1970.
+func TestARecordWithoutATimestampHasNoAge(t *testing.T) {
+	e, now := engineFor(t, 0, nil)
+	records := recordsOf(voucher0, 0, 1)
+	records[0].Timestamp = time.UnixMilli(-1)
+	e.Offer(records)
+	if got := e.Status(now).Partitions; len(got) != 1 || got[0].WindowRecords != 1 || got[0].LagSeconds != -1 {
+		t.Errorf("the partitions are %+v; want one with a record, whose age is -1", got)
+	}
+	if _, oldest := e.load(now); oldest != 0 {
+		t.Errorf("the oldest record is %v s old; want 0", oldest)
+	}
 }

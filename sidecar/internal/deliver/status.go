@@ -37,7 +37,10 @@ func (e *Engine) Status(now time.Time) event.DeliveryStatus {
 		}
 		if len(p.records) > 0 {
 			lowest := p.records[0]
-			ps.LagSeconds = max(0, now.Sub(lowest.Record.Timestamp).Seconds())
+			ps.LagSeconds = -1
+			if age, ok := event.Age(lowest.Record.Timestamp, now); ok {
+				ps.LagSeconds = age.Seconds()
+			}
 			if lowest.last.Verdict != "" || lowest.booked > 0 || lowest.letterErr != nil {
 				ps.Stuck = e.stuck(lowest)
 			}
@@ -93,7 +96,8 @@ func (e *Engine) load(now time.Time) (full, oldest float64) {
 			full = 1
 		}
 		if len(p.records) > 0 {
-			oldest = max(oldest, now.Sub(p.records[0].Record.Timestamp).Seconds())
+			age, _ := event.Age(p.records[0].Record.Timestamp, now)
+			oldest = max(oldest, age.Seconds())
 		}
 	}
 	return min(full, 1), oldest

@@ -38,6 +38,15 @@ func (r *Record) Size() int {
 	return n
 }
 
+// Age is how old a record with a timestamp is; one from the future is 0 s old. It is false where there is no
+// timestamp: Kafka has -1 for records of producers that do not know of any.
+func Age(timestamp, now time.Time) (age time.Duration, ok bool) {
+	if timestamp.UnixMilli() <= 0 {
+		return 0, false
+	}
+	return max(0, now.Sub(timestamp)), true
+}
+
 // Place is where a record is kept.
 type Place struct {
 	Topic     string

@@ -19,7 +19,7 @@ var ageBounds = [...]time.Duration{
 
 // ages is a histogram of how old records were when clients were given them. Every record counts,
 // but they are added batch by batch: readers take a million a second, and client_golang's histogram
-// takes several times as long, more where two of them meet (BenchmarkAges).
+// takes several times as long, more where two of them meet (BenchmarkAges). Records without a timestamp do not count.
 type ages struct {
 	desc *prometheus.Desc
 
@@ -29,7 +29,7 @@ type ages struct {
 
 func newAges(via string) *ages {
 	return &ages{desc: prometheus.NewDesc("postamt_record_age_seconds",
-		"Age of records when a client was given them, by the way: session, or stream, which is reads without a group, too. It is the time since their timestamp; one from the future counts as 0.",
+		"Age of records when a client was given them, by the way: session, or stream, which is reads without a group, too. It is the time since their timestamp; one from the future counts as 0, and one without a timestamp not at all.",
 		nil, prometheus.Labels{"via": via})}
 }
 
@@ -40,8 +40,11 @@ type ageCounts struct {
 	last    int     // the bucket of the last record: the next one's as a rule
 }
 
-func (c *ageCounts) observe(age time.Duration) {
-	age = max(0, age)
+func (c *ageCounts) observe(timestamp, now time.Time) {
+	age, ok := event.Age(timestamp, now)
+	if !ok {
+		return
+	}
 	if i := c.last; i < len(ageBounds) && age > ageBounds[i] || i > 0 && age <= ageBounds[i-1] {
 		for i = 0; i < len(ageBounds) && age > ageBounds[i]; {
 			i++
@@ -94,7 +97,7 @@ func (h *handed) out(records []event.Record, now time.Time) {
 	for len(records) > 0 {
 		n := 0
 		for ; n < len(records) && records[n].Topic == records[0].Topic; n++ {
-			c.observe(now.Sub(records[n].Timestamp))
+			c.observe(records[n].Timestamp, now)
 		}
 		h.records.WithLabelValues(records[0].Topic).Add(float64(n))
 		records = records[n:]
@@ -108,7 +111,7 @@ func (h *handed) events(topic string, events []stream.Event, now time.Time) {
 	n := 0
 	for i := range events {
 		if r := events[i].Record; r != nil {
-			c.observe(now.Sub(r.Timestamp))
+			c.observe(r.Timestamp, now)
 			n++
 		}
 	}

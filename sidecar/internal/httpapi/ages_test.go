@@ -9,6 +9,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"postamt/sidecar/internal/event"
+	"postamt/sidecar/internal/stream"
 )
 
 // agesBeside is ages with client_golang's histogram of the same buckets.
@@ -20,7 +21,8 @@ func agesBeside() (*handed, prometheus.Histogram) {
 	return newHanded("session", "records_total", "Records."), prometheus.NewHistogram(prometheus.HistogramOpts{Name: "reference_seconds", Help: "The same ages.", Buckets: bounds})
 }
 
-// Batches are counted as each record by itself would be; what is from the future is 0 s old.
+// Batches are counted as each record by itself would be; what is from the future is 0 s old, and what has no
+// timestamp does not count.
 func TestAgesAreAHistogram(t *testing.T) {
 	got, want := agesBeside()
 	now, rng := time.Now(), rand.New(rand.NewPCG(7, 11))
@@ -32,6 +34,8 @@ func TestAgesAreAHistogram(t *testing.T) {
 		}
 		got.out(records, now)
 	}
+	got.out([]event.Record{{Timestamp: time.UnixMilli(-1)}, {Timestamp: time.UnixMilli(0)}, {}}, now)
+	got.events("a", []stream.Event{{Record: &event.Record{Timestamp: time.UnixMilli(-1)}}}, now)
 	observe()
 	observe(-time.Hour, 0, 30*24*time.Hour, -1)
 	for _, b := range ageBounds {

@@ -37,7 +37,7 @@ type exporter struct {
 func newExporter(to sdktrace.SpanExporter, maxQueue int, log *slog.Logger, reg prometheus.Registerer) *exporter {
 	spans := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "postamt_trace_spans_total",
-		Help: "Sampled spans, by result: exported, failed (the collector did not take them, or not all of their batch) or dropped (OTEL_BSP_MAX_QUEUE_SIZE were waiting already).",
+		Help: "Sampled spans, by result: exported, failed (the collector did not take them) or dropped (OTEL_BSP_MAX_QUEUE_SIZE were waiting already).",
 	}, []string{"result"})
 	reg.MustRegister(spans)
 	e := &exporter{

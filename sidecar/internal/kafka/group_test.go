@@ -493,6 +493,29 @@ func TestOffsetsAtATime(t *testing.T) {
 	}
 }
 
+// A record that comes while Kafka is asked is after the time, too.
+func TestOffsetsAtATimePassOverNoRecordThatComesMeanwhile(t *testing.T) {
+	cluster := clusterFor(t, kfake.SeedTopics(1, "a"))
+	client := clientFor(t, cluster)
+	now := time.Now()
+	produceAt(t, client, "a", 0, now.Add(-time.Hour))
+	byTime := 0
+	cluster.ControlKey(int16(kmsg.ListOffsets), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		if byTime > 0 { // Kafka has said that there is none
+			cluster.SleepControl(func() { produceAt(t, client, "a", 0, now) })
+		}
+		if req.(*kmsg.ListOffsetsRequest).Topics[0].Partitions[0].Timestamp >= 0 {
+			byTime++
+		}
+		return nil, nil, false
+	})
+	got, err := kafka.NewCluster(clientFor(t, cluster)).OffsetsAt(t.Context(), "a", now)
+	if want := map[int32]int64{0: 1}; err != nil || byTime == 0 || !maps.Equal(got, want) {
+		t.Errorf("the offsets are %v, %v; want %v", got, err, want)
+	}
+}
+
 // What does not fit into one fetch is read all the same.
 func TestPartitionsReadARecordLargerThanAFetch(t *testing.T) {
 	cluster := clusterFor(t, kfake.SeedTopics(1, "a"))

@@ -45,7 +45,8 @@ func (c *Cluster) Bounds(ctx context.Context, topic string) (map[int32]event.Bou
 }
 
 // OffsetsAt tells, for every partition of a topic, the offset of the first record at or
-// after a time, and the partition's end where there is none.
+// after a time, and the partition's end where there is none. Of a partition that is being
+// written to it may be that of a record a little before it, but of none after it.
 func (c *Cluster) OffsetsAt(ctx context.Context, topic string, t time.Time) (map[int32]int64, error) {
 	const op = "kafka.OffsetsAt"
 	if _, err := c.Partitions(ctx, topic); err != nil {
@@ -53,6 +54,15 @@ func (c *Cluster) OffsetsAt(ctx context.Context, topic string, t time.Time) (map
 	}
 	ctx, cancel := context.WithTimeout(ctx, metadataTimeout)
 	defer cancel()
+	// An end that is asked for after the time, as by ListOffsetsAfterMilli, may have records before
+	// it that came in between: they would be left out.
+	ends, err := c.admin.ListEndOffsets(ctx, topic)
+	if err == nil {
+		err = ends.Error()
+	}
+	if err != nil {
+		return nil, wrap(op, err)
+	}
 	listed, err := c.admin.ListOffsetsAfterMilli(ctx, t.UnixMilli(), topic)
 	if err == nil {
 		err = listed.Error()
@@ -61,7 +71,12 @@ func (c *Cluster) OffsetsAt(ctx context.Context, topic string, t time.Time) (map
 		return nil, wrap(op, err)
 	}
 	out := make(map[int32]int64)
-	listed.Each(func(o kadm.ListedOffset) { out[o.Partition] = o.Offset })
+	listed.Each(func(o kadm.ListedOffset) {
+		out[o.Partition] = o.Offset
+		if end, ok := ends.Lookup(topic, o.Partition); ok {
+			out[o.Partition] = min(o.Offset, end.Offset)
+		}
+	})
 	return out, nil
 }
 

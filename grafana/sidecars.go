@@ -58,7 +58,7 @@ var sidecars = board{
 				q(`max by (broker) (postamt_librdkafka_broker_rtt_seconds{quantile="0.99"})`, "{{broker}} round trip"),
 				q(`max by (broker) (postamt_librdkafka_broker_outbuf_latency_seconds{quantile="0.99"})`, "{{broker}} waiting"),
 				q(`max by (broker) (postamt_librdkafka_broker_throttle_seconds{quantile="0.99"})`, "{{broker}} throttled")),
-			lines("What goes wrong between producer and Kafka?", "Requests a second that timed out, failed or were sent again, and clients that were made anew after a fatal error. Alert: ProducerRemade.", "ops",
+			lines("What goes wrong between producer and Kafka?", "Requests a second that timed out, failed or were sent again, and clients that were made anew after a fatal error or as they stood still. Alert: ProducerRemade.", "ops",
 				q(`sum(rate(postamt_librdkafka_broker_request_timeouts_total[$__rate_interval]))`, "timed out"),
 				q(`sum(rate(postamt_librdkafka_broker_tx_errors_total[$__rate_interval])) + sum(rate(postamt_librdkafka_broker_rx_errors_total[$__rate_interval]))`, "failed"),
 				q(`sum(rate(postamt_librdkafka_broker_tx_retries_total[$__rate_interval]))`, "sent again"),

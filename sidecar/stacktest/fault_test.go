@@ -135,6 +135,39 @@ func TestFaultRestartOfKafkaLosesNothing(t *testing.T) {
 	}
 }
 
+// librdkafka's threads wait until a time of day. While a clock is ahead they begin waits that end hours
+// after it has been set back, and what they should have done meanwhile, such as connect again, is not done.
+func TestFaultAClockThatIsSetBackStopsNoProducer(t *testing.T) {
+	replica, l := twoProducersUnderLoad(t)
+	setRight := shiftClock(t, replica, 2*time.Hour)
+	time.Sleep(5 * time.Second) // each of them begins one
+	setRight()
+	eventually(t, 2*time.Minute, "its two clients are made anew", func() error {
+		if n := sum(t, replica, "postamt_producer_remakes_total ", ""); n < 2 {
+			return fmt.Errorf("%v are", n)
+		}
+		return nil
+	})
+	before := stored(t, replica)
+	eventually(t, time.Minute, "the replica stores records", func() error {
+		if now := stored(t, replica); now < before+settled {
+			return fmt.Errorf("it has stored %v since", now-before)
+		}
+		return nil
+	})
+	checkStored(t, l.topic, l.finish())
+	docker(t, "stop", "--time", "30", replica) // with what is left of the clients that stand still
+	if code := docker(t, "inspect", "--format", "{{.State.ExitCode}}", replica); code != "0" {
+		t.Errorf("it was asked to stop, and its exit code is %s; want 0", code)
+	}
+}
+
+// stored counts the records that a replica has had acknowledged.
+func stored(t *testing.T, container string) float64 {
+	t.Helper()
+	return sum(t, container, "postamt_produce_records_total{", `result="stored"`)
+}
+
 // Without Kafka the producer stays in rotation: it says 503 in time, and what needs no Kafka
 // works as ever.
 func TestFaultKafkaAwayIsAnErrorInTime(t *testing.T) {

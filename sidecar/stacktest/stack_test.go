@@ -352,9 +352,15 @@ func metrics(t *testing.T, container string) string {
 // requests counts what a replica has answered on a route.
 func requests(t *testing.T, container, route string) float64 {
 	t.Helper()
+	return sum(t, container, "postamt_http_requests_total{", `route="`+route+`"`)
+}
+
+// sum adds up the samples of a sidecar's metric that have a label.
+func sum(t *testing.T, container, metric, label string) float64 {
+	t.Helper()
 	sum := 0.0
 	for line := range strings.Lines(metrics(t, container)) {
-		if strings.HasPrefix(line, "postamt_http_requests_total{") && strings.Contains(line, `route="`+route+`"`) {
+		if strings.HasPrefix(line, metric) && strings.Contains(line, label) {
 			fields := strings.Fields(line)
 			n, err := strconv.ParseFloat(fields[len(fields)-1], 64)
 			if err != nil {

@@ -32,6 +32,9 @@ type ProducerOptions struct {
 	// MaxRecordBytes is the largest record that is handed to Kafka at all: the topic's
 	// max.message.bytes, which Kafka checks, is lower.
 	MaxRecordBytes int64
+	// Silence is how long librdkafka may report no statistics before it is taken to stand still;
+	// zero is 45 s.
+	Silence time.Duration
 }
 
 // busyRequests is how many requests may be in flight before records are made to wait for
@@ -51,7 +54,7 @@ const patienceStep = 100 * time.Millisecond
 // Producer writes records with librdkafka: idempotent, acknowledged by every in-sync
 // replica. It has two handles, one that sends at once and one that lingers; a request stays
 // with the one that it began with, so that its records keep their order. A handle that
-// fails for good is made anew. It is safe for concurrent use.
+// fails for good, or stands still, is made anew. It is safe for concurrent use.
 type Producer struct {
 	opts    ProducerOptions
 	log     *slog.Logger
@@ -69,13 +72,14 @@ type Producer struct {
 	workers sync.WaitGroup
 }
 
-// handle is one librdkafka producer and the goroutine that reads its events.
+// handle is one librdkafka producer and the goroutines that read its events.
 type handle struct {
-	name   string
-	linger time.Duration
-	p      *ckafka.Producer
-	failed atomic.Bool   // for good: librdkafka takes no more records
-	gone   chan struct{} // closed once p is: no more reports come
+	name    string
+	linger  time.Duration
+	p       *ckafka.Producer
+	failed  atomic.Bool   // for good: another one takes its place
+	gone    chan struct{} // closed once p is: no more reports come
+	workers sync.WaitGroup
 
 	using  sync.RWMutex // read-held to hand over records, held to close: p must outlive its users
 	closed bool
@@ -98,11 +102,12 @@ func (h *handle) use(f func(*ckafka.Producer)) bool {
 // the producer. Nothing was held back by it before: librdkafka takes records without waiting.
 func (h *handle) close(ctx context.Context, purge bool) {
 	h.using.Lock()
-	defer h.using.Unlock()
-	if h.closed {
+	before := h.closed
+	h.closed = true
+	h.using.Unlock() // what follows may take hours where librdkafka stands still
+	if before {
 		return
 	}
-	h.closed = true
 	if purge {
 		_ = h.p.Purge(ckafka.PurgeInFlight | ckafka.PurgeQueue)
 	}
@@ -111,6 +116,7 @@ func (h *handle) close(ctx context.Context, purge bool) {
 	}
 	h.p.Close()
 	close(h.gone)
+	h.workers.Wait()
 }
 
 // NewProducer connects in the background: Kafka need not be there yet.
@@ -172,8 +178,8 @@ func (p *Producer) open(name string, linger time.Duration) (*handle, error) {
 		return nil, fmt.Errorf("make the %s producer: %w", name, err)
 	}
 	h := &handle{name: name, linger: linger, p: client, gone: make(chan struct{})}
-	p.workers.Go(func() { p.watch(h) })
-	p.workers.Go(func() { p.forwardLogs(h) })
+	h.workers.Go(func() { p.watch(h) })
+	h.workers.Go(func() { p.forwardLogs(h) })
 	return h, nil
 }
 
@@ -186,15 +192,38 @@ func sticky(linger time.Duration) time.Duration {
 	return (linger + time.Millisecond - 1).Truncate(time.Millisecond)
 }
 
+// silentLooks is at how many looks in a row there must have been no statistics: a process that was
+// stopped as a whole looks once when it goes on.
+const silentLooks = 3
+
+// errSilent is of a handle whose threads wait for a time of day that is hours away: librdkafka's
+// waits end by the clock on the wall (confluentinc/librdkafka#2145), which has been set back. What
+// it does from time to time it does not do then, as to connect to a Kafka that has been away.
+var errSilent = errors.New("librdkafka stands still; has the clock been set back?")
+
 // watch reads a handle's events until its Close closes the channel.
 func (p *Producer) watch(h *handle) {
-	for ev := range h.p.Events() {
-		switch ev := ev.(type) {
-		case *ckafka.Stats:
-			p.metrics.observe(h.name, ev.String())
-		case ckafka.Error:
-			if ev.IsFatal() {
-				p.replace(h, ev)
+	look := time.NewTicker(cmp.Or(p.opts.Silence, silentLooks*statisticsInterval) / silentLooks)
+	defer look.Stop()
+	silent := 0
+	for {
+		select {
+		case ev, ok := <-h.p.Events():
+			if !ok {
+				return
+			}
+			switch ev := ev.(type) {
+			case *ckafka.Stats:
+				silent = 0
+				p.metrics.observe(h.name, ev.String())
+			case ckafka.Error:
+				if ev.IsFatal() {
+					p.replace(h, ev)
+				}
+			}
+		case <-look.C:
+			if silent++; silent >= silentLooks {
+				p.replace(h, errSilent)
 			}
 		}
 	}
@@ -208,14 +237,14 @@ func (p *Producer) forwardLogs(h *handle) {
 	}
 }
 
-// replace makes a new handle for one that failed for good, as an idempotent producer does
-// when Kafka has lost its sequence. What the old one still holds is reported as failed.
+// replace makes a new handle for one that stands still or failed for good, as an idempotent
+// producer does when Kafka has lost its sequence. What the old one still holds is reported as failed.
 func (p *Producer) replace(h *handle, cause error) {
 	if !h.failed.CompareAndSwap(false, true) {
 		return
 	}
 	p.workers.Go(func() {
-		p.log.Error("the producer failed for good and is made anew", "client", h.name, "error", cause)
+		p.log.Error("the producer is made anew", "client", h.name, "error", cause)
 		p.metrics.remakes.Inc()
 		for !p.swap(h) {
 			select {
@@ -224,9 +253,11 @@ func (p *Producer) replace(h *handle, cause error) {
 			case <-time.After(time.Second):
 			}
 		}
-		bounded, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		h.close(bounded, true)
+		go func() { // nobody waits for one that stands still
+			bounded, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			h.close(bounded, true)
+		}()
 	})
 }
 
@@ -253,7 +284,7 @@ func (p *Producer) swap(old *handle) bool {
 func (p *Producer) Check(context.Context) error {
 	for _, h := range []*handle{p.quick.Load(), p.batching.Load()} {
 		if h.failed.Load() {
-			return errors.New("the producer is being made anew after a fatal error")
+			return errors.New("the producer is being made anew")
 		}
 	}
 	return nil
@@ -417,7 +448,7 @@ func fill(m *ckafka.Message, r *event.Record) {
 }
 
 // Close gives what is in flight until ctx ends, then closes both handles. A Produce that
-// begins later fails.
+// begins later fails. A handle that stands still it leaves to itself when ctx ends.
 func (p *Producer) Close(ctx context.Context) {
 	p.mu.Lock()
 	select {
@@ -432,6 +463,19 @@ func (p *Producer) Close(ctx context.Context) {
 			closing.Go(func() { h.close(ctx, false) })
 		}
 	}
-	closing.Wait()
-	p.workers.Wait()
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		closing.Wait()
+		p.workers.Wait()
+	}()
+	select {
+	case <-closed:
+	case <-ctx.Done():
+		// What has nothing to give any more has a moment to end.
+		select {
+		case <-closed:
+		case <-time.After(time.Second):
+		}
+	}
 }

@@ -63,7 +63,7 @@ func newProducerMetrics(reg prometheus.Registerer) *producerMetrics {
 		}),
 		remakes: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "postamt_producer_remakes_total",
-			Help: "Fatal errors after which a producer was made anew.",
+			Help: "How often a producer was made anew, after a fatal error or as it stood still.",
 		}),
 		stats: make(map[string]statistics),
 	}

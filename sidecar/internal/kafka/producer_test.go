@@ -48,10 +48,15 @@ func producerFor(t testing.TB, servers []string, timeout time.Duration) (*kafka.
 
 func openProducer(t testing.TB, servers []string, timeout time.Duration) (*kafka.Producer, *prometheus.Registry) {
 	t.Helper()
+	return openProducerWith(t, kafka.ProducerOptions{Servers: servers, Timeout: timeout})
+}
+
+// openProducerWith gives the options that are left out what they have in the other tests.
+func openProducerWith(t testing.TB, o kafka.ProducerOptions) (*kafka.Producer, *prometheus.Registry) {
+	t.Helper()
 	reg := prometheus.NewRegistry()
-	p, err := kafka.NewProducer(kafka.ProducerOptions{
-		Servers: servers, Linger: time.Millisecond, Timeout: timeout, MaxRecordBytes: 16 << 20, MaxQueuedBytes: 64 << 20,
-	}, slog.New(slog.DiscardHandler), reg)
+	o.Linger, o.MaxRecordBytes, o.MaxQueuedBytes = time.Millisecond, 16<<20, 64<<20
+	p, err := kafka.NewProducer(o, slog.New(slog.DiscardHandler), reg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -448,12 +453,38 @@ func TestFatalErrorMakesTheProducerAnew(t *testing.T) {
 	if err := p.Check(t.Context()); err != nil {
 		t.Errorf("the check fails afterwards: %v", err)
 	}
-	const want = `# HELP postamt_producer_remakes_total Fatal errors after which a producer was made anew.
+	const want = `# HELP postamt_producer_remakes_total How often a producer was made anew, after a fatal error or as it stood still.
 # TYPE postamt_producer_remakes_total counter
 postamt_producer_remakes_total 2
 `
 	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "postamt_producer_remakes_total"); err != nil {
 		t.Error(err)
+	}
+}
+
+// A librdkafka that reports nothing for Silence counts as one that stands still. (Here it does so as it
+// reports every 15 s; one that really does is in the tests of the stack.)
+func TestASilentProducerIsMadeAnew(t *testing.T) {
+	t.Parallel()
+	cluster := clusterFor(t, kfake.SeedTopics(1, "a"))
+	p, _ := openProducerWith(t, kafka.ProducerOptions{Servers: cluster.ListenAddrs(), Timeout: 5 * time.Second, Silence: 600 * time.Millisecond})
+	old := p.Handles()
+	acknowledged := 0
+	eventually(t, "both handles are new", func() bool {
+		for range 100 {
+			switch r := p.Produce(t.Context(), time.Time{}, one("a", "v"))[0]; {
+			case r.Err == nil:
+				acknowledged++
+			case kindOf(r.Err) != event.Unavailable:
+				t.Error(r.Err)
+			}
+		}
+		now := p.Handles()
+		return now[0] != old[0] && now[1] != old[1]
+	})
+	p.Close(t.Context())
+	if stored := len(readAll(t, cluster, "a")); acknowledged == 0 || stored < acknowledged {
+		t.Errorf("%d are acknowledged and %d stored", acknowledged, stored)
 	}
 }
 

@@ -191,8 +191,12 @@ func (s *Webshop) readLetters(ctx context.Context) error {
 			return err
 		}
 		s.mu.Lock()
+		if prefix != cardPrefix(s.book.Run) { // of a run that began meanwhile all are to be looked at
+			s.mu.Unlock()
+			continue
+		}
 		for _, l := range in.Letters {
-			if l.Topic == s.opts.Topic && strings.HasPrefix(l.Key, prefix) && prefix == cardPrefix(s.book.Run) {
+			if l.Topic == s.opts.Topic && strings.HasPrefix(l.Key, prefix) {
 				s.seen.letters[letterPlace{l.Partition, l.Offset}] = l.Reason
 			}
 		}

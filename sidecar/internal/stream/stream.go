@@ -160,7 +160,11 @@ func (o *Opener) resolve(ctx context.Context, r Request, bounds map[int32]event.
 	if err != nil {
 		return nil, event.Errorf(event.Invalid, 0, "open stream", "from is %q; it must be latest, earliest, a time like 2026-01-02T03:04:05Z, or a cursor (an event's id)", r.From)
 	}
-	return o.Kafka.OffsetsAt(ctx, r.Topic, t)
+	wanted, err = o.Kafka.OffsetsAt(ctx, r.Topic, t)
+	for p, at := range wanted { // what has come since the bounds were asked for is not beyond the end
+		wanted[p] = min(at, bounds[p].End)
+	}
+	return wanted, err
 }
 
 // Topic is the topic that is read.

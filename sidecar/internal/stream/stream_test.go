@@ -236,6 +236,30 @@ func TestExpiredCursorShowsAGap(t *testing.T) {
 	}
 }
 
+// meanwhile is a cluster to which something comes after its bounds have been asked for.
+type meanwhile struct {
+	*kafka.Cluster
+	then func()
+}
+
+func (m meanwhile) Bounds(ctx context.Context, topic string) (map[int32]event.Bounds, error) {
+	b, err := m.Cluster.Bounds(ctx, topic)
+	m.then()
+	return b, err
+}
+
+// It is no gap, and nothing is sent again, when a record comes while a stream is opened at a time.
+func TestOpeningAtATimeWhileARecordComes(t *testing.T) {
+	b := brokerFor(t, 1)
+	b.write(0, "old", "old")
+	b.Opener.Kafka = meanwhile{b.cluster, func() { b.write(0, "meanwhile") }} // older than what is asked for, as of a clock that is behind
+	s := b.open(time.Now().Add(time.Hour).UTC().Format(time.RFC3339))
+	b.write(0, "next")
+	if got := show(next(t, s, 2)); strings.Contains(got, "old") || strings.Contains(got, "gap") || !strings.Contains(got, "next") {
+		t.Errorf("it sends %s; want no gap, and nothing that was there before", got)
+	}
+}
+
 // A topic that was deleted and made again ends before the cursor: it is read from its start.
 func TestCursorBeyondTheEndShowsAGap(t *testing.T) {
 	old, again := brokerFor(t, 1), brokerFor(t, 1)

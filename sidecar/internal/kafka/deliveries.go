@@ -70,6 +70,8 @@ type Deliveries struct {
 	opened  chan struct{} // closed once client is set: it calls back before
 	closing sync.Once
 
+	failure error // that came beside records: the next Poll's; of Poll alone
+
 	telling sync.Mutex // held while a callback runs
 
 	mu         sync.Mutex
@@ -139,29 +141,41 @@ func OpenDeliveries(servers []string, opts DeliveriesOptions) (*Deliveries, erro
 // come in the order of their offsets. An error is one that does not pass by itself.
 func (d *Deliveries) Poll(ctx context.Context, maxRecords int) ([]event.Record, error) {
 	const op = "kafka.Poll"
+	if err := d.failure; err != nil {
+		d.failure = nil
+		return nil, err
+	}
 	for {
 		turn, done := d.poll(ctx)
 		fetches := d.client.PollRecords(turn, max(maxRecords, 1))
 		ended := turn.Err() != nil
+		failures := fetches.Errors()
+		anew := d.leaveOld(failures)
 		records := d.accept(fetches)
 		done(len(records) > 0)
 		if fetches.IsClientClosed() {
 			return nil, wrap(op, kgo.ErrClientClosed)
 		}
-		failures := fetches.Errors()
-		for _, fe := range failures {
-			if errors.Is(fe.Err, kerr.UnknownTopicID) {
-				d.renew(fe.Topic)
-			}
+		// A client stays with the topic that it knew, and reads nothing any more, until it is told to
+		// forget it.
+		if len(anew) > 0 {
+			d.client.PurgeTopicsFromConsuming(anew...)
+			d.client.AddConsumeTopics(anew...)
 		}
-		if len(records) > 0 {
-			return records, nil
-		}
+		var failure error
 		for _, fe := range failures {
 			if passes(fe.Err) || ended && (errors.Is(fe.Err, context.Canceled) || errors.Is(fe.Err, context.DeadlineExceeded)) {
 				continue
 			}
-			return nil, wrap(op, fmt.Errorf("%s/%d: %w", fe.Topic, fe.Partition, fe.Err))
+			failure = wrap(op, fmt.Errorf("%s/%d: %w", fe.Topic, fe.Partition, fe.Err))
+			break
+		}
+		if len(records) > 0 {
+			d.failure = failure // the client may not say so twice
+			return records, nil
+		}
+		if failure != nil {
+			return nil, failure
 		}
 		select {
 		case <-ctx.Done():
@@ -171,11 +185,33 @@ func (d *Deliveries) Poll(ctx context.Context, maxRecords int) ([]event.Record, 
 	}
 }
 
-// renew looks a topic up again that was made anew under its name. The client stays with the one
-// that it knew, and reads nothing any more, until it is told to forget it.
-func (d *Deliveries) renew(topic string) {
-	d.client.PurgeTopicsFromConsuming(topic)
-	d.client.AddConsumeTopics(topic)
+// leaveOld forgets the partitions of topics that were made anew under their names, and returns these
+// topics. What was decided of them is not told any more: the client has partitions revoked as it lets
+// a topic go, and what is committed then counts for the new one.
+func (d *Deliveries) leaveOld(failures []kgo.FetchError) (anew []string) {
+	for _, fe := range failures {
+		if errors.Is(fe.Err, kerr.UnknownTopicID) && !slices.Contains(anew, fe.Topic) {
+			anew = append(anew, fe.Topic)
+		}
+	}
+	if len(anew) == 0 {
+		return nil
+	}
+	d.telling.Lock()
+	defer d.telling.Unlock()
+	var old []event.TopicPartition
+	d.mu.Lock()
+	for tp := range d.partitions {
+		if slices.Contains(anew, tp.Topic) {
+			old = append(old, tp)
+		}
+	}
+	d.mu.Unlock()
+	if len(old) > 0 {
+		d.forget(old)
+		d.opts.Lost(old)
+	}
+	return anew
 }
 
 // poll lets callbacks pass that wait, and begins a poll that the next one can interrupt. done

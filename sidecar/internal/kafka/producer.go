@@ -78,7 +78,7 @@ type handle struct {
 	linger  time.Duration
 	p       *ckafka.Producer
 	failed  atomic.Bool   // for good: another one takes its place
-	gone    chan struct{} // closed once p is: no more reports come
+	gone    chan struct{} // closed once what was held is given, or lost: no more reports are to be waited for
 	workers sync.WaitGroup
 
 	using  sync.RWMutex // read-held to hand over records, held to close: p must outlive its users
@@ -98,24 +98,56 @@ func (h *handle) use(f func(*ckafka.Producer)) bool {
 	return !h.closed
 }
 
-// close waits for those who hand over records, gives what is held until ctx ends, and frees
-// the producer. Nothing was held back by it before: librdkafka takes records without waiting.
-func (h *handle) close(ctx context.Context, purge bool) {
+// close waits for those who hand over records, gives what is held until ctx ends, and frees the
+// producer. Nothing was held back by it before: librdkafka takes records without waiting.
+func (h *handle) close(ctx context.Context) {
+	if h.end() {
+		h.flush(ctx)
+		h.free()
+	}
+}
+
+// drop is close for a handle in whose place there is another one: what Kafka does not acknowledge
+// soon is reported as failed.
+func (h *handle) drop() {
+	const soon, reported = time.Second, 30 * time.Second
+	if !h.end() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), soon)
+	defer cancel()
+	h.flush(ctx)
+	_ = h.p.Purge(ckafka.PurgeInFlight | ckafka.PurgeQueue)
+	ctx, cancel = context.WithTimeout(context.Background(), reported)
+	defer cancel()
+	h.flush(ctx)
+	h.free()
+}
+
+// end has no more records handed over. It is false where another one has ended the handle, and waits
+// for that one to have given what is held.
+func (h *handle) end() bool {
 	h.using.Lock()
 	before := h.closed
 	h.closed = true
-	h.using.Unlock() // what follows may take hours where librdkafka stands still
+	h.using.Unlock()
 	if before {
-		return
+		<-h.gone
 	}
-	if purge {
-		_ = h.p.Purge(ckafka.PurgeInFlight | ckafka.PurgeQueue)
-	}
-	for h.p.Flush(100) > 0 && ctx.Err() == nil { // hands out the reports, too
+	return !before
+}
+
+// flush hands out reports until there are none to come, or ctx ends.
+func (h *handle) flush(ctx context.Context) {
+	for h.p.Flush(100) > 0 && ctx.Err() == nil {
 		continue
 	}
-	h.p.Close()
+}
+
+// free takes hours where librdkafka stands still, as does the library around it.
+func (h *handle) free() {
 	close(h.gone)
+	h.p.Close()
 	h.workers.Wait()
 }
 
@@ -253,11 +285,9 @@ func (p *Producer) replace(h *handle, cause error) {
 			case <-time.After(time.Second):
 			}
 		}
-		go func() { // nobody waits for one that stands still
-			bounded, cancel := context.WithTimeout(context.Background(), time.Second)
-			defer cancel()
-			h.close(bounded, true)
-		}()
+		if p.slot(h.name).Load() != h { // else Close has it
+			go h.drop() // nobody waits for one that stands still
+		}
 	})
 }
 
@@ -396,6 +426,10 @@ func (p *Producer) await(ctx context.Context, until time.Time, h *handle, report
 			open--
 		case <-ctx.Done():
 			return open
+		case <-h.gone:
+			if len(reports) == 0 {
+				return open
+			}
 		case <-tick:
 			if !until.IsZero() && !time.Now().Before(until) {
 				return open
@@ -448,7 +482,7 @@ func fill(m *ckafka.Message, r *event.Record) {
 }
 
 // Close gives what is in flight until ctx ends, then closes both handles. A Produce that
-// begins later fails. A handle that stands still it leaves to itself when ctx ends.
+// begins later fails. What stands still is left to itself.
 func (p *Producer) Close(ctx context.Context) {
 	p.mu.Lock()
 	select {
@@ -457,25 +491,27 @@ func (p *Producer) Close(ctx context.Context) {
 		close(p.closing)
 	}
 	p.mu.Unlock()
-	var closing sync.WaitGroup
+	var handles []*handle
 	for _, h := range []*handle{p.quick.Load(), p.batching.Load()} {
 		if h != nil {
-			closing.Go(func() { h.close(ctx, false) })
+			handles = append(handles, h)
 		}
 	}
 	closed := make(chan struct{})
 	go func() {
 		defer close(closed)
+		var closing sync.WaitGroup
+		for _, h := range handles {
+			closing.Go(func() { h.close(ctx) })
+		}
 		closing.Wait()
 		p.workers.Wait()
 	}()
+	for _, h := range handles {
+		<-h.gone
+	}
 	select {
 	case <-closed:
-	case <-ctx.Done():
-		// What has nothing to give any more has a moment to end.
-		select {
-		case <-closed:
-		case <-time.After(time.Second):
-		}
+	case <-time.After(time.Second):
 	}
 }

@@ -488,6 +488,31 @@ func TestASilentProducerIsMadeAnew(t *testing.T) {
 	}
 }
 
+// Nobody waits longer for a producer that is replaced, however patient.
+func TestWhatASilentProducerHoldsIsAnswered(t *testing.T) {
+	t.Parallel()
+	cluster := clusterFor(t, kfake.SeedTopics(1, "a"), kfake.BlackholeProduce())
+	release := make(chan struct{})
+	defer close(release)
+	cluster.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		cluster.SleepControl(func() { <-release })
+		return nil, nil, false
+	})
+	p, _ := openProducerWith(t, kafka.ProducerOptions{Servers: cluster.ListenAddrs(), Timeout: time.Minute, Silence: 600 * time.Millisecond})
+	answered := make(chan []event.Result)
+	go func() { answered <- p.Produce(t.Context(), time.Time{}, one("a", "v")) }()
+	select {
+	case results := <-answered:
+		if kindOf(results[0].Err) != event.Unavailable {
+			t.Errorf("it is answered with %v; want unavailable", results[0].Err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("it is not answered within 30 s")
+	}
+	p.Close(t.Context())
+}
+
 func TestCloseGivesWhatIsInFlight(t *testing.T) {
 	t.Parallel()
 	cluster := clusterFor(t, kfake.SeedTopics(1, "a"))

@@ -55,6 +55,7 @@ type Engine struct {
 	circuit     circuit
 	blame       blame
 	accepted    time.Time // when a record was last accepted
+	trying      time.Time // since when attempts may be made; zero: they may not, or none has been asked for
 }
 
 // New makes an Engine without partitions that may have one attempt in flight.
@@ -87,7 +88,12 @@ func (e *Engine) SetOptions(opts Options) {
 }
 
 // SetPaused makes nothing start, or go on. What is in flight ends as it does.
-func (e *Engine) SetPaused(paused bool) { e.paused = paused }
+func (e *Engine) SetPaused(paused bool) {
+	e.paused = paused
+	if paused {
+		e.trying = time.Time{}
+	}
+}
 
 // Assign begins with a partition at what its group has committed. Without a commit it begins with
 // the first record that is offered.
@@ -164,6 +170,9 @@ func (e *Engine) ready(d *Delivery) {
 // Unwanted must be called for it.
 func (e *Engine) Next(now time.Time) (*Delivery, bool) {
 	e.wake(now)
+	if e.trying.IsZero() && !e.paused {
+		e.trying = now
+	}
 	if !e.mayStart(now) {
 		return nil, false
 	}
@@ -286,7 +295,7 @@ func (e *Engine) Done(d *Delivery, out event.Outcome, now time.Time) {
 	case event.Delivered:
 		e.accept(d, now)
 	case event.Withdrawn: // the record stays, for when the endpoint wants records again
-		e.paused = true
+		e.SetPaused(true)
 		d.partition.dirty = true
 		e.back(d)
 	default:
@@ -391,6 +400,10 @@ func (e *Engine) fail(d *Delivery, now time.Time) {
 	}
 }
 
+// triedAtLeast is how long attempts must have been made before anything is given up: the time before,
+// in which it was paused, or nothing ran here, or a clock was wrong, tells little of the endpoint.
+const triedAtLeast = time.Hour
+
 // givesUp tells whether the endpoint has accepted nothing for so long that a record that it has
 // judged is not kept for it any more.
 func (e *Engine) givesUp(d *Delivery, now time.Time) bool {
@@ -399,7 +412,9 @@ func (e *Engine) givesUp(d *Delivery, now time.Time) bool {
 		since = e.accepted
 	}
 	judged := d.last.Verdict == event.Refused || d.last.Verdict == event.Failed
-	return judged && e.opts.Retry.GiveUpAfter > 0 && now.Sub(since) >= e.opts.Retry.GiveUpAfter
+	after := e.opts.Retry.GiveUpAfter
+	tried := !e.trying.IsZero() && now.Sub(e.trying) >= min(after, triedAtLeast)
+	return judged && tried && after > 0 && now.Sub(since) >= after
 }
 
 // book counts a failure against the record: the endpoint has taken others since. The last failure

@@ -126,6 +126,46 @@ func TestWhatTheEndpointTakesNowIsNotGivenUp(t *testing.T) {
 	}
 }
 
+// Days in which nothing was tried say nothing of the endpoint.
+func TestNothingIsGivenUpBeforeItHasBeenTriedForAWhile(t *testing.T) {
+	settings := func(s *event.Subscription) { s.Retry.GiveUpAfter = 96 * time.Hour }
+	const away = 97 * time.Hour
+	for name, pass := range map[string]func(*Engine, time.Time) *Engine{
+		"paused": func(e *Engine, now time.Time) *Engine {
+			e.SetPaused(true)
+			e.Next(now.Add(away / 2))
+			e.SetPaused(false)
+			return e
+		},
+		"another replica goes on": func(e *Engine, now time.Time) *Engine {
+			c, _ := e.Progress(voucher0)
+			next, _ := engineFor(t, 0, settings)
+			next.Drop(voucher0)
+			next.Assign(voucher0, c, now.Add(away))
+			next.Offer(recordsOf(voucher0, 0, 1))
+			return next
+		},
+	} {
+		e, now := engineFor(t, 1, settings)
+		fail := func() (letter bool) {
+			for _, d := range startAll(e, now) {
+				e.Done(d, failed, now)
+			}
+			_, letter = e.NextLetter(now)
+			return letter
+		}
+		fail()
+		e = pass(e, now)
+		now = now.Add(away)
+		if fail() {
+			t.Errorf("%s for %v: given up with the first answer", name, away)
+		}
+		if now = now.Add(2 * triedAtLeast); !fail() {
+			t.Errorf("%s for %v: not given up %v later; want it, as nothing is accepted", name, away, 2*triedAtLeast)
+		}
+	}
+}
+
 func TestARecordThatIsSkippedIsNotTriedWhileItsLetterIsWritten(t *testing.T) {
 	e, now := engineFor(t, 0, nil)
 	records := recordsOf(voucher0, 0, 2)

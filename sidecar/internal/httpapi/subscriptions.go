@@ -51,7 +51,10 @@ const stateInvalid = "invalid"
 func subscriptionOf(s registry.Stored) subscriptionBody {
 	b := subscriptionBody{Name: s.Name, State: string(s.State), Created: s.Created, Changed: s.Changed}
 	if s.Generation > 0 { // of one that cannot be read, this may be known
-		b.Generation, b.Group, b.Settings = s.Generation, s.Group(), &s.Settings
+		b.Generation, b.Group = s.Generation, s.Group()
+	}
+	if len(s.Settings.Topics) > 0 { // and so may these
+		b.Settings = &s.Settings
 	}
 	if s.Invalid != "" {
 		b.State, b.Reason = stateInvalid, s.Invalid

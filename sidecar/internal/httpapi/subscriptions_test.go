@@ -283,8 +283,11 @@ func TestAnUnreadableSubscriptionIsShownAndReplaced(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- table.Run(ctx) }()
 	err = table.Update(t.Context(), "broken", func([]byte) ([]byte, error) { return []byte(`{"version":2}`), nil })
+	refused := table.Update(t.Context(), "refused", func([]byte) ([]byte, error) {
+		return []byte(`{"version":1,"generation":7,"state":"paused","settings":{"topics":["orders"],"url":"http://webshop/","max_in_flight":0}}`), nil
+	})
 	cancel()
-	if err := errors.Join(err, <-done); err != nil {
+	if err := errors.Join(err, refused, <-done); err != nil {
 		t.Fatal(err)
 	}
 	table.Close()
@@ -295,6 +298,10 @@ func TestAnUnreadableSubscriptionIsShownAndReplaced(t *testing.T) {
 	if list := s.do("GET", "/subscriptions", ""); !strings.Contains(list.body, `"state":"invalid"`) {
 		t.Errorf("the list is %s", list.body)
 	}
+	// Where it is, is shown; settings that are not all there are not.
+	refusedOne := s.do("GET", "/subscriptions/refused", "")
+	refusedOne.want(t, "refused", 200, `{"name":"refused","state":"invalid","reason":"max_in_flight is 0; it must be a whole number from 1 to 1024","generation":7,"group":"postamt.refused.7"}`)
+	s.do("DELETE", "/subscriptions/refused", "", "If-Match: "+refusedOne.header.Get("ETag")).want(t, "deleted while it cannot be read", 204, "")
 	for _, path := range []string{"/pause", "/test", "/redrive", "/secret"} {
 		s.do("POST", "/subscriptions/broken"+path, "").want(t, path, 409, "")
 	}

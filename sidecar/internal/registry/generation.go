@@ -86,6 +86,20 @@ func (r *Registry) starts(ctx context.Context, topics, kept []string, before, fr
 	return starts, nil
 }
 
+// kept are the topics that go on where a subscription is: those that it has. Of one that cannot be
+// read these may not be known; then they are those that its group has read, too.
+func (r *Registry) kept(ctx context.Context, old Stored) ([]string, error) {
+	kept := slices.Clone(old.Topics)
+	if old.Invalid == "" {
+		return kept, nil
+	}
+	committed, err := r.kafka.Committed(ctx, old.Group())
+	for tp := range committed {
+		kept = append(kept, tp.Topic)
+	}
+	return kept, err
+}
+
 // offsets tells where a topic is at latest, earliest or a time.
 func (r *Registry) offsets(ctx context.Context, topic, from string) (map[int32]int64, error) {
 	if from != fromLatest && from != fromEarliest {
@@ -190,7 +204,8 @@ func (r *Registry) sweep(ctx context.Context, now time.Time) error {
 // groupPrefix begins the names of all groups of subscriptions.
 const groupPrefix = "postamt."
 
-// needed tells whether a group is one that a subscription has, or will have, or none of ours.
+// needed tells whether a group is one that a subscription has, or will have, or none of ours. Of one
+// that cannot be read here all are: what its generation says may not be what it says to its writer.
 func (r *Registry) needed(group string) bool {
 	name, generation, ok := strings.Cut(strings.TrimPrefix(group, groupPrefix), ".")
 	if !ok || !validName(name) {
@@ -203,5 +218,5 @@ func (r *Registry) needed(group string) bool {
 		return there
 	}
 	n, err := strconv.ParseInt(generation, 10, 64)
-	return err != nil || there && (n >= s.Generation || s.Generation == 0)
+	return err != nil || there && (n >= s.Generation || s.Invalid != "")
 }

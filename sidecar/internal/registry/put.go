@@ -24,7 +24,8 @@ var errChanged error = event.Errorf(event.Conflict, 0, "subscription", "others c
 //
 // One that is new, has other topics, or an explicit From other than the one that it has, begins a
 // generation: the positions of its new consumer group are committed before it is written. Topics
-// that it keeps go on where they are.
+// that it keeps go on where they are, also those of one that cannot be read, as long as its
+// generation can.
 func (r *Registry) Put(ctx context.Context, name string, settings Settings, condition Condition) (s Stored, created bool, err error) {
 	if err := CheckName(name); err != nil {
 		return s, false, err
@@ -113,14 +114,18 @@ func (r *Registry) put(ctx context.Context, name string, settings Settings, old 
 		return old, false, nil
 	}
 	known := old.Generation > 0
-	moves := known && settings.From != "" && !sameFrom(settings.From, old.Settings.From)
+	// Where it is not known what its from was, it stays: what it has not delivered must not be left
+	// out since it could not be read. A replay moves it.
+	moves := known && settings.From != "" && old.Settings.From != "" && !sameFrom(settings.From, old.Settings.From)
 	if known && !moves && sameTopics(s.Topics, old.Topics) {
 		s, err = r.swap(ctx, s, text)
 		return s, created, err
 	}
 	var kept []string
 	if known && !moves {
-		kept = old.Topics
+		if kept, err = r.kept(ctx, old); err != nil {
+			return s, false, err
+		}
 	}
 	s, err = r.begin(ctx, s, kept, s.Settings.From, text)
 	return s, created, err

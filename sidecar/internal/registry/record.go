@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
@@ -14,7 +15,7 @@ import (
 )
 
 // Stored is a subscription as the table has it. One whose Invalid is not empty is not delivered:
-// of it, only what could be read is filled.
+// of it, only what could be read is filled. Where its settings could not, Settings have but From.
 type Stored struct {
 	event.Subscription
 	Settings Settings // without headers' values and secrets
@@ -114,32 +115,35 @@ func (r *Registry) decode(name string, text []byte) Stored {
 	return s
 }
 
-// read fills s as far as it can: the sealed part comes last, so that a subscription whose secrets
-// cannot be opened still has its place.
+// read fills s as far as it can. Where a subscription is comes first: one that another version has
+// written, whose settings this one refuses, or whose secrets cannot be opened still has its place,
+// and a PUT lets it go on there.
 func (r *Registry) read(name string, text []byte, s *Stored) error {
 	var in storedRecord
-	if err := json.Unmarshal(text, &in); err != nil {
-		return fmt.Errorf("it is not JSON of ours: %w", err)
+	notOurs := json.Unmarshal(text, &in) // where a member has another type, the others are read all the same
+	settings, notJSON := DecodeSettings(in.Settings)
+	redrive, noRedrive := in.Redrive.read()
+	stateKnown := slices.Contains([]event.State{event.Active, event.Paused, event.GoneAt}, in.State)
+	s.Subscription, s.Settings.From = settings.subscription(name), settings.From
+	s.Generation, s.Redrive, s.Created, s.Changed = max(0, in.Generation), redrive, in.Created, in.Changed
+	if stateKnown {
+		s.State = in.State
 	}
-	if in.Version != recordVersion {
+	switch {
+	case notOurs != nil:
+		return fmt.Errorf("it is not JSON of ours: %w", notOurs)
+	case in.Version != recordVersion:
 		return fmt.Errorf("its version is %d; this replica knows only %d", in.Version, recordVersion)
-	}
-	if in.Generation < 1 || !slices.Contains([]event.State{event.Active, event.Paused, event.GoneAt}, in.State) {
+	case in.Generation < 1 || !stateKnown:
 		return fmt.Errorf("its generation is %d and its state %q", in.Generation, in.State)
 	}
-	settings, err := DecodeSettings(in.Settings)
-	if err != nil {
+	if err := cmp.Or(notJSON, settings.err()); err != nil {
 		return errors.New(messageOf(err))
 	}
-	if err := settings.err(); err != nil {
-		return errors.New(messageOf(err))
+	s.Settings = settings
+	if noRedrive != nil {
+		return noRedrive
 	}
-	redrive, err := in.Redrive.read()
-	if err != nil {
-		return err
-	}
-	s.Subscription = settings.subscription(name)
-	s.Settings, s.Generation, s.State, s.Redrive, s.Created, s.Changed = settings, in.Generation, in.State, redrive, in.Created, in.Changed
 	secret, err := r.opts.Seals.open(in.Sealed, sealedOf(name))
 	if err != nil {
 		return err
@@ -166,7 +170,7 @@ func (in *storedRedrive) read() (event.Redrive, error) {
 	for topic, ends := range in.Until {
 		for p, end := range ends {
 			if end < -1 {
-				return out, fmt.Errorf("its redrive ends at offset %d of %s", end, topic)
+				return event.Redrive{}, fmt.Errorf("its redrive ends at offset %d of %s", end, topic)
 			}
 			if end >= 0 {
 				out.Until[event.TopicPartition{Topic: topic, Partition: int32(p)}] = end //nolint:gosec // no topic has so many

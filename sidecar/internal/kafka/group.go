@@ -55,7 +55,8 @@ type GroupOptions struct {
 	Seeks  map[event.TopicPartition]event.Seek
 	Starts map[event.TopicPartition]int64
 	// Assigned and Lost are told of partitions as they come and go; Assigned, too, of a join
-	// that brings none. Neither is called while Poll's take runs.
+	// that brings none. Partitions of a topic that was made anew go, and come. Neither is called
+	// while Poll's take runs.
 	Assigned, Lost func([]event.TopicPartition)
 	// Fenced is told that another process is the member now; this one does not come back.
 	Fenced func()
@@ -72,16 +73,19 @@ type Group struct {
 	fenced atomic.Bool
 	opened chan struct{} // closed once admin is set: the client calls back before
 
+	failure error // that the client has told, perhaps for the only time; of the reader alone
+
 	mu       sync.Mutex
 	assigned map[event.TopicPartition]bool
 	seeks    map[event.TopicPartition]event.Seek
+	starts   map[event.TopicPartition]int64
 }
 
 // OpenGroup joins a group in the background: Kafka need not be there yet. To read given
 // partitions it asks Kafka at once where they begin.
 func OpenGroup(ctx context.Context, servers []string, opts GroupOptions) (*Group, error) {
 	const op = "kafka.OpenGroup"
-	g := &Group{opts: opts, assigned: make(map[event.TopicPartition]bool), seeks: maps.Clone(opts.Seeks), opened: make(chan struct{})}
+	g := &Group{opts: opts, assigned: make(map[event.TopicPartition]bool), seeks: maps.Clone(opts.Seeks), starts: maps.Clone(opts.Starts), opened: make(chan struct{})}
 	if g.seeks == nil {
 		g.seeks = make(map[event.TopicPartition]event.Seek)
 	}
@@ -201,7 +205,7 @@ func (g *Group) place(ctx context.Context, fetched map[string]map[int32]kgo.Offs
 			if seek, ok := g.seeks[tp]; ok && seek.Since == at {
 				at = seek.Offset
 			}
-			if start, ok := g.opts.Starts[tp]; ok && at < 0 {
+			if start, ok := g.starts[tp]; ok && at < 0 {
 				at = start
 			}
 			if partitions[p] = kgo.NewOffset().At(at); at < 0 && !slices.Contains(unknown, topic) {
@@ -349,34 +353,113 @@ func (g *Group) Assigned() []event.TopicPartition {
 
 // Poll waits for records until ctx ends and hands up to maxRecords of them to take, while no
 // partition can be taken away. It returns nil when there were none. An error is one that
-// does not pass by itself: the client keeps trying what does.
+// does not pass by itself: the client keeps trying what does. One that comes beside records is
+// the next Poll's.
 func (g *Group) Poll(ctx context.Context, maxRecords int, take func([]event.Record)) error {
-	return g.taken(ctx, g.client.PollRecords(ctx, maxRecords), take)
+	if g.failure == nil && g.taken(ctx, g.client.PollRecords(ctx, maxRecords), take) {
+		return nil
+	}
+	err := g.failure
+	g.failure = nil
+	return err
 }
 
-// Buffered is Poll of what the client has fetched already: it does not wait.
+// Buffered is Poll of what the client has fetched already: it does not wait. Its error is the
+// next Poll's, too.
 func (g *Group) Buffered(maxRecords int, take func([]event.Record)) error {
 	var nothing context.Context // franz-go's way to say: do not wait
-	return g.taken(context.Background(), g.client.PollRecords(nothing, maxRecords), take)
+	if g.failure == nil && g.taken(context.Background(), g.client.PollRecords(nothing, maxRecords), take) {
+		return nil
+	}
+	return g.failure
 }
 
-func (g *Group) taken(ctx context.Context, fetches kgo.Fetches, take func([]event.Record)) error {
+// taken hands the records of a poll out and tells whether there were any. It keeps the first
+// failure that does not pass.
+func (g *Group) taken(ctx context.Context, fetches kgo.Fetches, take func([]event.Record)) bool {
+	const op = "kafka.Poll"
+	var old []event.TopicPartition
+	defer func() { g.renew(old) }() // once partitions may be taken away: the client may wait for that
 	defer g.client.AllowRebalance()
 	if fetches.IsClientClosed() {
-		return wrap("kafka.Poll", kgo.ErrClientClosed)
+		g.failure = wrap(op, kgo.ErrClientClosed)
+		return false
 	}
-	if n := fetches.NumRecords(); n > 0 {
+	n := fetches.NumRecords()
+	if n > 0 {
 		records := make([]event.Record, 0, n)
 		fetches.EachRecord(func(r *kgo.Record) { records = append(records, recordOf(r)) })
 		take(records)
-		return nil
 	}
-	for _, fe := range fetches.Errors() {
-		if ctx.Err() == nil && !passes(fe.Err) {
-			return wrap("kafka.Poll", fe.Err)
+	failures := fetches.Errors()
+	old = g.leaveOld(topicsMadeAnew(failures))
+	for _, fe := range failures {
+		ended := ctx.Err() != nil && (errors.Is(fe.Err, context.Canceled) || errors.Is(fe.Err, context.DeadlineExceeded))
+		if !ended && !passes(fe.Err) {
+			g.failure = wrap(op, fmt.Errorf("%s/%d: %w", fe.Topic, fe.Partition, fe.Err))
+			break
 		}
 	}
-	return nil
+	return n > 0
+}
+
+// topicsMadeAnew lists those that were deleted, and perhaps made anew: a client stays with the
+// topic that it knew under a name, and reads nothing any more, until it is told to forget it.
+func topicsMadeAnew(failures []kgo.FetchError) []string {
+	var topics []string
+	for _, fe := range failures {
+		if errors.Is(fe.Err, kerr.UnknownTopicID) && !slices.Contains(topics, fe.Topic) {
+			topics = append(topics, fe.Topic)
+		}
+	}
+	return topics
+}
+
+// leaveOld gives up the partitions of topics that are not those of their names any more, and all
+// that is known of them: nothing of it may be committed for the new ones.
+func (g *Group) leaveOld(topics []string) (old []event.TopicPartition) {
+	if len(topics) == 0 {
+		return nil
+	}
+	gone := make(map[string][]int32)
+	ofThem := func(tp event.TopicPartition) bool { return slices.Contains(topics, tp.Topic) }
+	g.mu.Lock()
+	for tp := range g.assigned {
+		if ofThem(tp) {
+			old = append(old, tp)
+			gone[tp.Topic] = append(gone[tp.Topic], tp.Partition)
+		}
+	}
+	maps.DeleteFunc(g.seeks, func(tp event.TopicPartition, _ event.Seek) bool { return ofThem(tp) })
+	maps.DeleteFunc(g.starts, func(tp event.TopicPartition, _ int64) bool { return ofThem(tp) })
+	g.mu.Unlock()
+	g.change(gone, false, g.opts.Lost)
+	return old
+}
+
+// renew makes the client read the topics of partitions that leaveOld has given up by their names
+// again, from the beginning.
+func (g *Group) renew(old []event.TopicPartition) {
+	if len(old) == 0 {
+		return
+	}
+	partitions := make(map[string][]int32)
+	begin := make(map[string]map[int32]kgo.Offset)
+	for _, tp := range old {
+		partitions[tp.Topic] = append(partitions[tp.Topic], tp.Partition)
+		if begin[tp.Topic] == nil {
+			begin[tp.Topic] = make(map[int32]kgo.Offset)
+		}
+		begin[tp.Topic][tp.Partition] = kgo.NewOffset().AtStart()
+	}
+	topics := slices.Collect(maps.Keys(partitions))
+	g.client.PurgeTopicsFromConsuming(topics...)
+	if len(g.opts.Partitions) == 0 {
+		g.client.AddConsumeTopics(topics...) // those of a pattern it finds itself
+		return
+	}
+	g.change(partitions, true, g.opts.Assigned)
+	g.client.AddConsumePartitions(begin)
 }
 
 // passes tells the errors after which the client goes on by itself: it has been told of a

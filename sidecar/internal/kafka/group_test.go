@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -554,5 +556,123 @@ func TestToEndDoesNotWaitForKafka(t *testing.T) {
 	byHand.Close(false)
 	if took := time.Since(start); took > 2*time.Second {
 		t.Errorf("it took %v", took)
+	}
+}
+
+// A topic that was deleted and made anew is read from its beginning, and nothing that was read of
+// the old one is committed for it.
+func TestASessionReadsATopicThatIsMadeAnew(t *testing.T) {
+	t.Parallel()
+	for name, opts := range map[string]kafka.GroupOptions{
+		"by name":    {Topics: []string{"a"}},
+		"by pattern": {Pattern: "a"},
+		"by hand":    {Partitions: []event.TopicPartition{tp("a", 0)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cluster := clusterFor(t, kfake.SeedTopics(1, "a"))
+			produceValues(t, cluster, "a", 0, "0", "1", "2")
+			opts.Starts = map[event.TopicPartition]int64{tp("a", 0): 1}
+			opts.Seeks = map[event.TopicPartition]event.Seek{tp("a", 0): {Offset: 2, Since: event.NoCommit}}
+			g, o := groupFor(t, cluster, opts)
+			if got := valuesOf(poll(t, g, 1)); got != "[2]" {
+				t.Fatalf("at first it reads %s", got)
+			}
+			remakeTopic(t, cluster)
+			produceValues(t, cluster, "a", 0, "n0", "n1", "n2", "n3")
+			if got := valuesOf(pollUntil(t, g, 4, time.Minute)); got != "[n0 n1 n2 n3]" {
+				t.Errorf("of the new topic it reads %s", got)
+			}
+			if got := o.list(); got != "[a0]" || o.lost == 0 || len(g.Assigned()) != 1 {
+				t.Errorf("it has %s, lost %d times; want a0, lost once or more", got, o.lost)
+			}
+			if err := g.Commit(t.Context(), map[event.TopicPartition]event.Commit{tp("a", 0): {Offset: 4}}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// What a member read of a topic that was made anew cannot be committed, before and after that is noticed.
+func TestNothingOfAnOldTopicIsCommitted(t *testing.T) {
+	t.Parallel()
+	cluster := clusterFor(t, kfake.SeedTopics(1, "a"))
+	produceValues(t, cluster, "a", 0, "0", "1", "2")
+	var g *kafka.Group
+	commit := func() error {
+		return g.Commit(t.Context(), map[event.TopicPartition]event.Commit{tp("a", 0): {Offset: 3}})
+	}
+	var refused, accepted atomic.Int64 // as partitions are lost
+	opts := kafka.GroupOptions{Group: "g", Topics: []string{"a"}, Assigned: func([]event.TopicPartition) {}, Lost: func([]event.TopicPartition) {
+		if commit() == nil {
+			accepted.Add(1)
+		} else {
+			refused.Add(1)
+		}
+	}}
+	g, err := kafka.OpenGroup(t.Context(), cluster.ListenAddrs(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close(true)
+	poll(t, g, 3)
+	remakeTopic(t, cluster)
+	produceValues(t, cluster, "a", 0, "n0", "n1", "n2", "n3")
+	if err := commit(); err == nil {
+		t.Error("a commit of what was read of the old topic went through")
+	}
+	if got := valuesOf(pollUntil(t, g, 4, time.Minute)); got != "[n0 n1 n2 n3]" {
+		t.Errorf("of the new topic it reads %s", got)
+	}
+	if refused.Load() == 0 || accepted.Load() != 0 {
+		t.Errorf("as the old topic is lost, %d commits are accepted and %d refused", accepted.Load(), refused.Load())
+	}
+}
+
+func remakeTopic(t *testing.T, cluster *kfake.Cluster) {
+	t.Helper()
+	admin := kadm.NewClient(clientFor(t, cluster))
+	if _, err := admin.DeleteTopic(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := admin.CreateTopic(t.Context(), 1, 1, nil, "a"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// pollUntil takes what a Group gives until there are n records, or the time is over.
+func pollUntil(t *testing.T, g *kafka.Group, n int, d time.Duration) (out []event.Record) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	defer cancel()
+	for len(out) < n && ctx.Err() == nil {
+		if err := g.Poll(ctx, n, func(records []event.Record) { out = append(out, records...) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return out
+}
+
+// The client says once that it does not read a partition, and may say so beside records of others.
+func TestAnErrorBesideRecordsIsASessionsNextPolls(t *testing.T) {
+	t.Parallel()
+	cluster := clusterFor(t, kfake.SeedTopics(2, "a"))
+	produceValues(t, cluster, "a", 0, "0", "1", "2")
+	refuseTheCommitOf(cluster, 1)
+	g, _ := groupFor(t, cluster, kafka.GroupOptions{Topics: []string{"a"}})
+	time.Sleep(2 * time.Second) // until the records of partition 0 and the refusal are there, both
+	var out []event.Record
+	take := func(records []event.Record) { out = append(out, records...) }
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	var err error
+	for err == nil && ctx.Err() == nil {
+		err = g.Poll(ctx, 7, take)
+	}
+	if got := valuesOf(out); got != "[0 1 2]" || err == nil || !strings.Contains(err.Error(), "a/1") {
+		t.Errorf("it reads %s, and then %v; want [0 1 2] and an error of a/1", got, err)
+	}
+	if err := g.Buffered(7, take); err != nil {
+		t.Errorf("it is said again: %v", err)
 	}
 }

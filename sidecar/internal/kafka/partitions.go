@@ -87,8 +87,9 @@ const streamMaxBytes = 256 << 10
 // Partitions reads given partitions of one topic from given offsets, without a group.
 // Records of transactions that were aborted or are open are left out.
 type Partitions struct {
-	topic  string
-	client *kgo.Client
+	topic   string
+	client  *kgo.Client
+	reading map[int32]bool // all but those that rest
 }
 
 // OpenPartitions begins to fetch in the background: Kafka need not be there yet.
@@ -107,7 +108,11 @@ func OpenPartitions(servers []string, topic string, from map[int32]int64) (*Part
 	if err != nil {
 		return nil, wrap("kafka.OpenPartitions", err)
 	}
-	return &Partitions{topic: topic, client: client}, nil
+	p := &Partitions{topic: topic, client: client, reading: make(map[int32]bool)}
+	for n := range from {
+		p.reading[n] = true
+	}
+	return p, nil
 }
 
 func offsetsOf(from map[int32]int64) map[int32]kgo.Offset {
@@ -119,17 +124,31 @@ func offsetsOf(from map[int32]int64) map[int32]kgo.Offset {
 }
 
 // Poll waits for up to maxRecords records until ctx ends. The partitions of expired have no
-// record at the offset that was to be read next; they rest until Seek.
+// record at the offset that was to be read next; they rest until Seek. Where the topic was deleted,
+// and perhaps made anew, these are all.
 func (p *Partitions) Poll(ctx context.Context, maxRecords int) (records []event.Record, expired []int32, err error) {
 	fetches := p.client.PollRecords(ctx, maxRecords)
 	fetches.EachRecord(func(r *kgo.Record) { records = append(records, recordOf(r)) })
-	for _, fe := range fetches.Errors() {
+	failures := fetches.Errors()
+	rest := func(n int32) {
+		if p.reading[n] {
+			expired = append(expired, n)
+		}
+		delete(p.reading, n)
+	}
+	for _, fe := range failures {
 		switch {
 		case errors.Is(fe.Err, kerr.OffsetOutOfRange):
-			expired = append(expired, fe.Partition)
+			rest(fe.Partition)
 		case ctx.Err() != nil, passes(fe.Err):
 		case err == nil:
 			err = wrap("kafka.Poll", fe.Err)
+		}
+	}
+	if anew := topicsMadeAnew(failures); len(anew) > 0 {
+		p.client.PurgeTopicsFromConsuming(anew...)
+		for _, n := range keys(p.reading) {
+			rest(n)
 		}
 	}
 	return records, expired, err
@@ -137,11 +156,14 @@ func (p *Partitions) Poll(ctx context.Context, maxRecords int) (records []event.
 
 // Seek makes partitions go on elsewhere, and begins to read those that were not read yet.
 func (p *Partitions) Seek(to map[int32]int64) {
+	for n := range to {
+		p.reading[n] = true
+	}
 	p.client.RemoveConsumePartitions(map[string][]int32{p.topic: keys(to)})
 	p.client.AddConsumePartitions(map[string]map[int32]kgo.Offset{p.topic: offsetsOf(to)})
 }
 
-func keys(m map[int32]int64) []int32 {
+func keys[V any](m map[int32]V) []int32 {
 	out := make([]int32, 0, len(m))
 	for k := range m {
 		out = append(out, k)

@@ -415,7 +415,9 @@ func (s *Session) Read(ctx context.Context, wait time.Duration, maxBytes int64) 
 
 func (s *Session) read(ctx context.Context, wait time.Duration, maxBytes int64) (*Batch, error) {
 	if s.AutoCommit {
-		if err := s.commitDelivered(ctx); err != nil {
+		// What was read of a topic that is gone cannot be committed; to read finds out whether there is
+		// another one of its name.
+		if err := s.commitDelivered(ctx); err != nil && !topicIsGone(err) {
 			return nil, err
 		}
 	}
@@ -452,6 +454,11 @@ func (s *Session) read(ctx context.Context, wait time.Duration, maxBytes int64) 
 		}
 	}
 	return s.give(maxBytes), nil
+}
+
+func topicIsGone(err error) bool {
+	ee, ok := errors.AsType[*event.Error](err)
+	return ok && ee.Kind == event.NotFound && ee.Code == 40401
 }
 
 // stoppable lets a seek end the wait of a read, from now on until it is told nil.

@@ -488,6 +488,19 @@ func TestAutoCommitCommitsThePreviousReadOnly(t *testing.T) {
 	}
 }
 
+// A read is what finds out that a topic was made anew: it does not fail before, for what can be
+// committed no more.
+func TestAutoCommitOfATopicThatIsGone(t *testing.T) {
+	s, f := subscribed(t, Settings{AutoCommit: true})
+	f.arrive(a0, 0, 1, 1)
+	read(t, s, plenty).Delivered()
+	f.refuse = event.Errorf(event.NotFound, 40401, "commit", "no such topic")
+	f.arrive(a0, 2, 1)
+	if b := read(t, s, plenty); show(b.Records) != "[a0@2]" {
+		t.Errorf("it reads %s", show(b.Records))
+	}
+}
+
 func TestCommitOfGivenOffsets(t *testing.T) {
 	s, f := subscribed(t, Settings{})
 	f.arrive(a0, 0, 1, 1, 1)

@@ -31,7 +31,7 @@ func (o *Opener) Read(ctx, stop context.Context, tp event.TopicPartition, from s
 	}
 	bounds, ok := all[tp.Partition]
 	if !ok {
-		return nil, event.Errorf(event.NotFound, 40402, op, "topic %q has no partition %d; it has %d, from 0 to %d", tp.Topic, tp.Partition, len(all), len(all)-1)
+		return nil, noPartition(op, tp, len(all))
 	}
 	offset, err := offsetOf(from, bounds)
 	if err != nil {
@@ -79,11 +79,17 @@ func (o *Opener) Read(ctx, stop context.Context, tp event.TopicPartition, from s
 		switch {
 		case len(out) > 0 && (err != nil || over || len(expired) > 0 || out[len(out)-1].Offset+1 >= bounds.End):
 			return out, nil // the next read meets the error, if it is still there
-		case len(expired) > 0: // retention was faster
+		case len(expired) > 0: // retention was faster, or the topic was made anew
 			if all, err = o.Kafka.Bounds(ctx, tp.Topic); err != nil {
 				return nil, err
 			}
-			return nil, outside(all[tp.Partition])
+			if bounds, ok = all[tp.Partition]; !ok {
+				return nil, noPartition(op, tp, len(all))
+			}
+			if offset < bounds.Beginning || offset > bounds.End {
+				return nil, outside(bounds)
+			}
+			source.Seek(map[int32]int64{tp.Partition: offset})
 		case err != nil:
 			return nil, err
 		}

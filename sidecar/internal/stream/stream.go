@@ -103,7 +103,7 @@ func (o *Opener) Open(ctx context.Context, r Request) (*Stream, error) {
 	if r.Partition != event.AnyPartition {
 		only, ok := bounds[r.Partition]
 		if !ok {
-			return nil, event.Errorf(event.NotFound, 40402, "open stream", "topic %q has no partition %d; it has %d, from 0 to %d", r.Topic, r.Partition, len(bounds), len(bounds)-1)
+			return nil, noPartition("open stream", event.TopicPartition{Topic: r.Topic, Partition: r.Partition}, len(bounds))
 		}
 		bounds = map[int32]event.Bounds{r.Partition: only}
 	}
@@ -234,7 +234,12 @@ func (s *Stream) Filtered() Filtered {
 	return f
 }
 
-// skip makes the partitions whose next record is gone go on at the first one that there is.
+func noPartition(op string, tp event.TopicPartition, n int) error {
+	return event.Errorf(event.NotFound, 40402, op, "topic %q has no partition %d; it has %d, from 0 to %d", tp.Topic, tp.Partition, n, n-1)
+}
+
+// skip makes the partitions whose next record is gone go on at the first one that there is. Those
+// that the topic has no more, as it was made anew, are not read any more.
 func (s *Stream) skip(ctx context.Context) ([]Event, error) {
 	bounds, err := s.opener.Kafka.Bounds(ctx, s.topic)
 	if err != nil {
@@ -243,8 +248,22 @@ func (s *Stream) skip(ctx context.Context) ([]Event, error) {
 	var gaps []Event
 	to := make(map[int32]int64)
 	for _, p := range s.expired {
-		gap := Gap{p, s.positions[p], bounds[p].Beginning}
-		s.positions[p], to[p] = gap.To, gap.To
+		b, ok := bounds[p]
+		switch {
+		case ok:
+			to[p] = b.Beginning
+		case s.partition == p:
+			return nil, noPartition("stream", event.TopicPartition{Topic: s.topic, Partition: p}, len(bounds))
+		default:
+			delete(s.positions, p)
+		}
+	}
+	for _, p := range s.expired {
+		gap := Gap{p, s.positions[p], to[p]}
+		if _, ok := to[p]; !ok || gap.From == gap.To {
+			continue
+		}
+		s.positions[p] = gap.To
 		gaps = append(gaps, Event{Gap: gap, Cursor: s.Cursor()})
 	}
 	s.expired = nil

@@ -24,6 +24,7 @@ import (
 type broker struct {
 	*stream.Opener
 	t       *testing.T
+	fake    *kfake.Cluster
 	client  *kgo.Client
 	cluster *kafka.Cluster
 }
@@ -35,13 +36,18 @@ func brokerFor(t *testing.T, partitions int32) *broker {
 		t.Fatal(err)
 	}
 	t.Cleanup(fake.Close)
+	return clientsFor(t, fake)
+}
+
+func clientsFor(t *testing.T, fake *kfake.Cluster) *broker {
+	t.Helper()
 	client, err := kafka.NewClient(fake.ListenAddrs(), kgo.RecordPartitioner(kgo.ManualPartitioner()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(client.Close)
 	cluster := kafka.NewCluster(client)
-	return &broker{t: t, client: client, cluster: cluster, Opener: &stream.Opener{
+	return &broker{t: t, fake: fake, client: client, cluster: cluster, Opener: &stream.Opener{
 		Kafka: cluster,
 		Source: func(topic string, from map[int32]int64) (stream.Source, error) {
 			return kafka.OpenPartitions(fake.ListenAddrs(), topic, from)
@@ -252,7 +258,7 @@ func (m meanwhile) Bounds(ctx context.Context, topic string) (map[int32]event.Bo
 func TestOpeningAtATimeWhileARecordComes(t *testing.T) {
 	b := brokerFor(t, 1)
 	b.write(0, "old", "old")
-	b.Opener.Kafka = meanwhile{b.cluster, func() { b.write(0, "meanwhile") }} // older than what is asked for, as of a clock that is behind
+	b.Kafka = meanwhile{b.cluster, func() { b.write(0, "meanwhile") }} // older than what is asked for, as of a clock that is behind
 	s := b.open(time.Now().Add(time.Hour).UTC().Format(time.RFC3339))
 	b.write(0, "next")
 	if got := show(next(t, s, 2)); strings.Contains(got, "old") || strings.Contains(got, "gap") || !strings.Contains(got, "next") {
@@ -268,6 +274,52 @@ func TestCursorBeyondTheEndShowsAGap(t *testing.T) {
 	again.write(0, "new")
 	if got := show(next(t, again.open(cursor), 2)); got != "map[0:[gap 3-0 new]]" {
 		t.Errorf("the topic was made anew: %s", got)
+	}
+}
+
+// A stream that is open while its topic is made anew shows the gap, and goes on with the new one; a
+// partition that the new one lacks is not read any more.
+func TestATopicThatIsMadeAnewShowsAGap(t *testing.T) {
+	t.Parallel()
+	b := brokerFor(t, 3)
+	b.write(0, "0", "1", "2")
+	b.write(2, "x")
+	s := b.open("earliest")
+	only := b.openPartition("earliest", 2)
+	next(t, s, 4)
+	next(t, only, 1)
+	admin := kadm.NewClient(b.client)
+	if _, err := admin.DeleteTopic(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := admin.CreateTopic(t.Context(), 2, 1, nil, "a"); err != nil {
+		t.Fatal(err)
+	}
+	b = clientsFor(t, b.fake)          // one that knows nothing of the old one
+	b.write(0, "n0", "n1", "n2", "n3") // more than the old one had
+	b.write(1, "y")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // the client is refused several times before it says so
+	defer cancel()
+	var events []stream.Event
+	for len(events) < 6 && ctx.Err() == nil {
+		more, err := s.Next(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		events = append(events, more...)
+	}
+	if got := show(events); got != "map[0:[gap 3-0 n0 n1 n2 n3] 1:[y]]" {
+		t.Errorf("it sends %s", got)
+	}
+	if got := show(next(t, b.open(events[len(events)-1].Cursor), 0)); got != "map[]" {
+		t.Errorf("with the last cursor it begins with %s", got)
+	}
+	var err error
+	for err == nil && ctx.Err() == nil {
+		events, err = only.Next(ctx)
+	}
+	if ee, ok := errors.AsType[*event.Error](err); !ok || ee.Code != 40402 || len(events) != 0 {
+		t.Errorf("of a partition that is not there any more: %s, %v", show(events), err)
 	}
 }
 
@@ -362,6 +414,7 @@ func TestFilteringGoesOnWhereATurnEnded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	k.bounds[1] = event.Bounds{Beginning: 9, End: 100} // retention takes some
 	before := s.Cursor()
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -376,7 +429,7 @@ func TestFilteringGoesOnWhereATurnEnded(t *testing.T) {
 		}
 		events = append(events, got...)
 	}
-	if got := show(events); got != "map[0:[0 2 4 6 8] 1:[gap 7-7]]" || s.Filtered().No != 5 {
+	if got := show(events); got != "map[0:[0 2 4 6 8] 1:[gap 7-9]]" || s.Filtered().No != 5 {
 		t.Errorf("the events are %s", got)
 	}
 }

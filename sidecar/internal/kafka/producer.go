@@ -270,7 +270,7 @@ func (p *Producer) forwardLogs(h *handle) {
 }
 
 // replace makes a new handle for one that stands still or failed for good, as an idempotent
-// producer does when Kafka has lost its sequence. What the old one still holds is reported as failed.
+// producer does when Kafka has lost its sequence. What the old one holds then drop sees to.
 func (p *Producer) replace(h *handle, cause error) {
 	if !h.failed.CompareAndSwap(false, true) {
 		return
